@@ -1,0 +1,50 @@
+"""What the entry points share: arguments, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from popgpt.config import Config, UserError
+
+
+def parameters_help() -> str:
+    """Every parameter with its default and meaning, as text for --help."""
+    rows = [f"  {name}={_shown(field.default)}" for name, field in Config.model_fields.items()]
+    width = max(map(len, rows))
+    fields = Config.model_fields.values()
+    return "parameters:\n" + "\n".join(
+        f"{row:<{width}}  {field.description}" for row, field in zip(rows, fields, strict=True)
+    )
+
+
+def _shown(value: object) -> object:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+
+
+def config_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """A parser for `popgpt.NAME CONFIG [key=value ...]`."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m popgpt.{name}",
+        description=description,
+        epilog=parameters_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", help="YAML file of parameters")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="parameters that replace the file's")
+    return parser
+
+
+def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
+    """Run an entry point: 0 done, 2 a mistake the user can mend, 130 interrupted."""
+    try:
+        code = main(None)
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code)

@@ -1,0 +1,297 @@
+"""Every parameter of a run, once: its type, default, bounds and meaning. There is no other schema."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+ALIASES = {"n_embd": "d_model"}
+
+
+class UserError(Exception):
+    """What the user can mend. The message is one line that names what is wrong and what would be right."""
+
+
+class Config(BaseModel):
+    """A run, validated and with every derived value filled in. Immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
+
+    # The run
+    out_dir: str = Field("out", min_length=1, description="folder of the run: checkpoints, metrics, result")
+    init_from: str = Field(
+        "scratch", min_length=1, description="scratch | resume (from out_dir) | the path of a checkpoint"
+    )
+    seed: NonNegativeInt = Field(1337, description="of the weights, the order of the data and dropout")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one, else cpu")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the matrix products; weights are float32")
+    compile: bool = Field(False, description="torch.compile the model")
+    workers: PositiveInt = Field(1, description="processes that share the rows of each iteration")
+
+    # The dataset
+    dataset: str = Field("calculator", pattern=r"^[\w.-]+$", description="name of the dataset inside data_dir")
+    data_dir: str = Field("data", min_length=1, description="folder that holds the datasets")
+    data_seed: NonNegativeInt = Field(1, description="of the generator and of the split")
+    train_lines: PositiveInt = Field(200_000, description="lines to generate for training")
+    val_lines: PositiveInt = Field(2_000, description="lines to generate for validation")
+    test_lines: PositiveInt = Field(2_000, description="lines to generate for the final test")
+    operations: str = Field("+-*/", pattern=r"^[-+*/]+$", description="operations of the calculator, balanced")
+    integer_digits: Annotated[int, Field(ge=1, le=9)] = Field(
+        2, description="digits before an operand's point, at most"
+    )
+    decimals: Annotated[int, Field(ge=0, le=9)] = Field(1, description="digits after an operand's point, at most")
+    result_decimals: Annotated[int, Field(ge=0, le=9)] = Field(2, description="digits a quotient is rounded to")
+
+    # Rows
+    block_size: Annotated[int, Field(ge=2)] = Field(64, description="positions of a row, T")
+    align_to_lines: bool = Field(True, description="rows hold complete lines only; false: contiguous windows")
+    isolate_lines: bool = Field(True, description="a line sees only itself; false: also the earlier lines of its row")
+    mask_before_token: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
+        "=", description="no loss on targets up to and including this character; null: loss on all"
+    )
+    mask_per_line: bool = Field(True, description="mask anew after each newline; false: once a row")
+
+    # The batch
+    batch_size: PositiveInt = Field(128, description="rows of a micro-step")
+    gradient_accumulation_steps: PositiveInt = Field(1, description="micro-steps of an iteration, over all workers")
+
+    # The model
+    n_layer: PositiveInt = Field(2, description="transformer blocks")
+    d_model: PositiveInt = Field(128, description="width, D (alias n_embd)")
+    d_head: PositiveInt = Field(32, description="width of a head; d_model / n_head")
+    n_head: PositiveInt = Field(4, description="heads, H; d_model / d_head")
+    dropout: Probability = Field(0.0, description="on the embeddings and on what each block adds")
+    bias: bool = Field(False, description="biases in linear layers and norms")
+
+    # The optimizer
+    optimizer: Literal["muon", "adamw"] = Field(
+        "muon", description="muon: for the blocks' matrices, AdamW for the rest"
+    )
+    learning_rate: Annotated[float, Field(gt=0)] = Field(3e-3, description="peak learning rate")
+    min_lr: Annotated[float, Field(ge=0)] = Field(
+        3e-4, description="learning rate at the end; default learning_rate/10"
+    )
+    warmup_iters: NonNegativeInt = Field(50, description="iterations of linear warm-up")
+    lr_decay_iters: PositiveInt = Field(1000, description="iteration at which min_lr is reached; default max_iters")
+    max_iters: PositiveInt = Field(1000, description="iterations of the run")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="decoupled, on matrices only")
+    beta1: Probability = Field(0.9, description="AdamW's first moment; Muon's momentum is fixed at 0.95")
+    beta2: Probability = Field(0.99, description="AdamW's second moment")
+    grad_clip: Annotated[float, Field(ge=0)] = Field(1.0, description="largest norm of the gradient; 0: no clipping")
+
+    # Evaluation and logging
+    eval_interval: PositiveInt = Field(100, description="iterations between evaluations; the last is always evaluated")
+    eval_iters: PositiveInt = Field(
+        200, description="batches of batch_size validation rows an evaluation reads at most"
+    )
+    log_interval: PositiveInt = Field(10, description="iterations between logged losses")
+    always_save_checkpoint: bool = Field(
+        False, description="ckpt.pt at every evaluation; false: only when it is the best"
+    )
+
+    # Tracking
+    experiment: str | None = Field(None, min_length=1, description="MLflow experiment; default the dataset's name")
+    mlflow_log: bool = Field(True, description="record the run in MLflow")
+    wandb_log: bool = Field(False, description="record the run in Weights & Biases")
+    wandb_project: str = Field("popgpt", min_length=1, description="project in Weights & Biases")
+    wandb_run_name: str | None = Field(
+        None, min_length=1, description="name of the run, in MLflow too; default out_dir's"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive(cls, given: Any) -> Any:
+        return _with_derived(dict(given)) if isinstance(given, Mapping) else given
+
+    @model_validator(mode="after")
+    def _agree(self) -> Config:
+        problem = _disagreement(self)
+        if problem:
+            raise ValueError(problem)
+        return self
+
+    @property
+    def rows_per_iteration(self) -> int:
+        """Rows of one optimizer step, over all workers: the effective batch."""
+        return self.batch_size * self.gradient_accumulation_steps
+
+
+def _with_derived(given: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what follows from other parameters. Wrong types are left for validation to name."""
+    value = {name: given.get(name, field.default) for name, field in Config.model_fields.items()}
+    if isinstance(value["max_iters"], int) and given.get("lr_decay_iters") is None:
+        given["lr_decay_iters"] = max(value["max_iters"], _number(value["warmup_iters"]))
+    if isinstance(value["learning_rate"], int | float) and given.get("min_lr") is None:
+        given["min_lr"] = value["learning_rate"] / 10
+    d_model, d_head, n_head = value["d_model"], given.get("d_head"), given.get("n_head")
+    if isinstance(d_model, int) and d_model > 0:
+        if d_head is None and n_head is None:
+            d_head = given["d_head"] = min(value["d_head"], d_model)
+        if n_head is None and isinstance(d_head, int) and d_head > 0:
+            _check_divides(d_model, d_head, "d_head")
+            given["n_head"] = d_model // d_head
+        elif d_head is None and isinstance(n_head, int) and n_head > 0:
+            _check_divides(d_model, n_head, "n_head")
+            given["d_head"] = d_model // n_head
+    return given
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _check_divides(d_model: int, part: int, name: str) -> None:
+    if d_model % part:
+        nearest = min((d for d in range(1, d_model + 1) if d_model % d == 0), key=lambda d: (abs(d - part), d))
+        multiple = max(1, round(d_model / part)) * part
+        raise ValueError(
+            f"{name}={part} does not divide d_model={d_model}; nearest that does: {name}={nearest} (or d_model={multiple})"
+        )
+
+
+def _disagreement(config: Config) -> str | None:
+    """The first combination of parameters that cannot be, in words."""
+    c = config
+    if c.n_head * c.d_head != c.d_model:
+        return (
+            f"d_head={c.d_head} and n_head={c.n_head} disagree: their product should be d_model={c.d_model}; give one"
+        )
+    if c.min_lr > c.learning_rate:
+        return f"min_lr={c.min_lr:g} should be at most learning_rate={c.learning_rate:g}"
+    if c.lr_decay_iters < c.warmup_iters:
+        return f"warmup_iters={c.warmup_iters} should be at most lr_decay_iters={c.lr_decay_iters}"
+    if c.workers > c.rows_per_iteration:
+        return f"workers={c.workers} should be at most the {c.rows_per_iteration} rows of an iteration"
+    if len(set(c.operations)) != len(c.operations):
+        return f"operations={c.operations!r} should name each operation once"
+    return None
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `over` on top, aliases resolved. Naming a head's width replaces an earlier number of heads."""
+    base, over = _canonical(base), _canonical(over)
+    heads = {"d_head", "n_head"}
+    if heads & over.keys():
+        base = {key: value for key, value in base.items() if key not in heads}
+    return {**base, **over}
+
+
+def _canonical(given: Mapping[str, Any]) -> dict[str, Any]:
+    for alias, name in ALIASES.items():
+        if alias in given and name in given and given[alias] != given[name]:
+            raise UserError(f"{alias}={given[alias]} and {name}={given[name]} are one parameter; give one of them")
+    return {ALIASES.get(key, key): value for key, value in given.items()}
+
+
+def make_config(values: Mapping[str, Any], source: str = "config") -> Config:
+    """Validate `values`. Raises UserError: a line for each mistake, naming key, value and what would be right."""
+    values = _canonical(values)
+    try:
+        return Config(**values)
+    except ValidationError as error:
+        lines = [explain_error(e, Config.model_fields, source) for e in error.errors()]
+        raise UserError("\n".join(lines)) from None
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """The config in a YAML file with `key=value` overrides on top. Raises UserError."""
+    return make_config(merge(read_yaml(path), parse_overrides(overrides)), str(path))
+
+
+def explain_error(error: Mapping[str, Any], fields: Mapping[str, FieldInfo], source: str) -> str:
+    """One line for one of pydantic's errors."""
+    key = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("constrained", "function")))
+    if error["type"] == "value_error":
+        return f"{source}: {error['ctx']['error']}"
+    if error["type"] == "extra_forbidden":
+        return f"{source}: unknown parameter {key}={error['input']!r}{nearest_name(key.split('.')[-1], fields)}"
+    if error["type"] == "missing":
+        return f"{source}: {key} is missing"
+    wanted = (
+        re.sub(r"^(Input|String|Value) ", "", error["msg"])
+        .replace("should be a valid", "should be a")
+        .replace("a integer", "an integer")
+    )
+    return f"{source}: {key}={error['input']!r} {wanted}"
+
+
+def nearest_name(name: str, names: Iterable[str]) -> str:
+    """`; did you mean X?` for the known name nearest to `name`, or nothing."""
+    close = difflib.get_close_matches(name, [*names, *ALIASES], n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else "; see --help for the known ones"
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 1e-3 is a number and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise UserError(f"{node.start_mark.name}: {key} is given twice")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises UserError where there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = yaml.load(file, _Loader)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a UTF-8 text file") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UserError(f"{path}: should be a mapping of parameters, `name: value` a line")
+    return values
+
+
+def dump_yaml(values: Mapping[str, Any]) -> str:
+    """YAML text that read_yaml gives back as it was."""
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+
+
+def parse_overrides(overrides: Iterable[str], fields: Mapping[str, FieldInfo] = Config.model_fields) -> dict[str, Any]:
+    """`key=value` words as a mapping; a later word wins. Text parameters take their value as it stands."""
+    values: dict[str, Any] = {}
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise UserError(f"{word!r} should be key=value")
+        field = fields.get(ALIASES.get(key, key))
+        values[key] = _scalar(text, field.annotation if field else None, word)
+    return values
+
+
+def _scalar(text: str, annotation: Any, word: str) -> Any:
+    kinds = {annotation, *get_args(annotation)}
+    if type(None) in kinds and text in ("null", "none", "None", ""):
+        return None
+    if any(kind is str or isinstance(kind, str) or str in get_args(kind) for kind in kinds):
+        return text
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        raise UserError(f"{word!r}: the value is not valid YAML") from None

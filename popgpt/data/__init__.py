@@ -1,0 +1,1 @@
+"""Lines on disk and rows in memory. Knows nothing of models."""

@@ -1,0 +1,1 @@
+"""Search spaces, early stopping, and what a sweep found."""
