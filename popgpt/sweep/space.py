@@ -1,0 +1,385 @@
+"""The search space: a YAML file checked against config.py, and the trials drawn from it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from popgpt.config import (
+    ALIASES,
+    Config,
+    PositiveInt,
+    UserError,
+    explain_error,
+    make_config,
+    merge,
+    nearest_name,
+    parse_overrides,
+    read_yaml,
+)
+
+METRICS = {"exact_match": "max", "token_accuracy": "max", "val_loss": "min"}
+KINDS = ("choice", "uniform", "loguniform", "randint", "grid")
+RANGES = ("uniform", "loguniform", "randint")
+HEADS = frozenset({"d_head", "n_head"})
+DATA = frozenset(
+    {"dataset", "data_dir", "data_seed", "train_lines", "val_lines", "test_lines"}
+    | {"operations", "integer_digits", "decimals", "result_decimals"}
+)
+RUN = frozenset(
+    {"out_dir", "init_from", "device", "workers", "experiment"}
+    | {"mlflow_log", "wandb_log", "wandb_project", "wandb_run_name"}
+)
+DRAWS = 10_000
+REFUSALS = 1_000
+
+_STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
+
+
+class Asha(BaseModel):
+    """When a trial is judged, in iterations."""
+
+    model_config = _STRICT
+
+    grace_period: PositiveInt = Field(default=100, description="first rung: no trial is judged before it")
+    reduction_factor: Annotated[int, Field(ge=2)] = Field(
+        default=3, description="one trial in so many goes on from a rung"
+    )
+    brackets: PositiveInt = Field(default=1, description="bracket s starts at grace_period * reduction_factor^s")
+    max_t: PositiveInt | None = Field(
+        default=None, description="where every trial ends; default the config's max_iters"
+    )
+
+
+class Resources(BaseModel):
+    """What one trial reserves, all its workers together."""
+
+    model_config = _STRICT
+
+    cpus_per_trial: Annotated[float, Field(gt=0)] = Field(default=1, description="CPU cores of a trial")
+    gpus_per_trial: Annotated[float, Field(ge=0)] = Field(default=0, description="GPUs of a trial; may be a fraction")
+    max_concurrent: PositiveInt | Literal["auto"] = Field(
+        default="auto", description="trials at a time; auto: what fits"
+    )
+
+
+class SweepFile(BaseModel):
+    """The keys of a search-space file."""
+
+    model_config = _STRICT
+
+    config: str = Field(min_length=1, description="the base config's file, relative to this one")
+    metric: Literal["exact_match", "token_accuracy", "val_loss"] = Field(
+        default="exact_match", description="what is best: highest exact_match or token_accuracy, or lowest val_loss"
+    )
+    num_samples: PositiveInt = Field(default=8, description="draws, for each grid point where there is a grid")
+    out_dir: str = Field(default="sweep", min_length=1, description="folder of the sweep")
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of the draws; the config's seed is the runs'")
+    space: dict[str, Any] = Field(description="parameter: {choice: [...]}, a range, {grid: [...]} or a fixed value")
+    asha: Asha | None = Field(default=Asha(), description="early stopping; null: every trial runs to its end")
+    resources: Resources = Field(default=Resources(), description="of one trial")
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Where a parameter's values come from: its choices, or the two ends of a range (both included)."""
+
+    kind: str
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A search space, checked. `base` is unresolved: a trial's config is `make_config(merge(base, parameters))`."""
+
+    source: str
+    base: dict[str, Any]
+    space: dict[str, Domain]
+    metric: str
+    num_samples: int
+    out_dir: str
+    seed: int
+    asha: Asha | None
+    max_t: int
+    resources: Resources
+
+    @property
+    def mode(self) -> str:
+        """`max` or `min`: which end of the metric is best."""
+        return METRICS[self.metric]
+
+    def config(self, parameters: Mapping[str, Any] | None = None) -> Config:
+        """The config of a trial; without parameters, the base's. Raises UserError."""
+        return make_config(merge(self.base, parameters or {}), self.source)
+
+
+def score(row: Mapping[str, Any], metric: str) -> tuple[float, float]:
+    """What trials are compared by, higher is better: the metric, then token accuracy. What is missing is the worst."""
+    value = _finite(row.get(metric))
+    return (-value if METRICS[metric] == "min" and value > -math.inf else value), _finite(row.get("token_accuracy"))
+
+
+def _finite(value: Any) -> float:
+    number = isinstance(value, int | float) and math.isfinite(value)
+    return float(value) if number else -math.inf
+
+
+def rungs(asha: Asha, max_t: int) -> tuple[tuple[int, ...], ...]:
+    """The rungs of each bracket in iterations: grace_period * reduction_factor^k below max_t, from k = bracket on."""
+    first: list[int] = []
+    at = asha.grace_period
+    while at < max_t:
+        first.append(at)
+        at *= asha.reduction_factor
+    return tuple(tuple(first[bracket:]) for bracket in range(asha.brackets))
+
+
+def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
+    """The sweep in a YAML file, `key=value` words on top: the sweep's own keys (`num_samples`, `asha.grace_period`),
+    or the base config's; `config.seed` is the config's where both have the key. A swept parameter that is named is
+    pinned, or given another domain: `d_model={choice: [64, 96]}`. All is checked here, before a trial starts.
+    Raises UserError.
+    """
+    source = str(path)
+    own, run = _split(parse_overrides(overrides, _override_fields()))
+    file = _validate(_overlay(read_yaml(path), own), source)
+    base = read_yaml(Path(path).parent / file.config if "config" not in own else file.config)
+    domains = {key: value for key, value in run.items() if isinstance(value, dict)}
+    given = {key: spec for key, spec in file.space.items() if ALIASES.get(key, key) not in _replaced(run)}
+    space, fixed = _read_space({**given, **domains}, source)
+    base = merge(merge(base, fixed), {key: value for key, value in run.items() if key not in domains})
+    max_t = _max_t(file.asha, space.get("max_iters"), make_config(base, source).max_iters, source)
+    f = file
+    return Sweep(source, base, space, f.metric, f.num_samples, f.out_dir, f.seed, f.asha, max_t, f.resources)
+
+
+def _override_fields() -> dict[str, FieldInfo]:
+    nested = {"asha": Asha.model_fields, "resources": Resources.model_fields, "config": Config.model_fields}
+    dotted = {f"{part}.{key}": field for part, fields in nested.items() for key, field in fields.items()}
+    return {**Config.model_fields, **dotted, **SweepFile.model_fields}
+
+
+def _split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The overrides of the sweep's own keys, and those of the base config."""
+    known = _override_fields()
+    own: dict[str, Any] = {}
+    run: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.removeprefix("config.")
+        if key not in known and ALIASES.get(name) is None:
+            raise UserError(f"unknown key {key}={value!r}{nearest_name(key, known)}")
+        in_sweep = name == key and (key.split(".")[0] in SweepFile.model_fields)
+        (own if in_sweep else run)[name] = value
+    return own, merge({}, run)
+
+
+def _overlay(raw: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    for key, value in own.items():
+        part, _, name = key.partition(".")
+        if name:
+            given = raw.get(part)
+            raw[part] = {**(given if isinstance(given, dict) else {}), name: value}
+        else:
+            raw[part] = value
+    return raw
+
+
+def _validate(raw: dict[str, Any], source: str) -> SweepFile:
+    try:
+        return SweepFile(**raw)
+    except ValidationError as error:
+        lines = []
+        for e in error.errors():
+            nested = {"asha": Asha.model_fields, "resources": Resources.model_fields}
+            fields = nested.get(str(e["loc"][0]), {}) if len(e["loc"]) > 1 else SweepFile.model_fields
+            lines.append(explain_error(e, fields, source))
+        raise UserError("\n".join(dict.fromkeys(lines))) from None
+
+
+def _replaced(run: Mapping[str, Any]) -> set[str]:
+    return set(run) | (HEADS if HEADS & run.keys() else set())
+
+
+def _read_space(given: Mapping[str, Any], source: str) -> tuple[dict[str, Domain], dict[str, Any]]:
+    """The domains, and the values that are fixed in the space. Raises UserError."""
+    space: dict[str, Domain] = {}
+    fixed: dict[str, Any] = {}
+    for key, spec in given.items():
+        name = ALIASES.get(key, key)
+        _check_name(name, key, set(space) | set(fixed), source)
+        if isinstance(spec, dict):
+            space[name] = _read_domain(name, spec, source)
+        elif isinstance(spec, list):
+            raise UserError(f"{source}: space.{key}={spec!r} should be a value or {{choice: {spec!r}}}")
+        else:
+            _check_value(name, spec, source)
+            fixed[name] = spec
+    return space, fixed
+
+
+def _check_name(name: str, key: str, before: set[str], source: str) -> None:
+    if name not in Config.model_fields:
+        raise UserError(f"{source}: unknown parameter space.{key}{nearest_name(name, Config.model_fields)}")
+    if name in RUN:
+        raise UserError(f"{source}: space.{key} is no hyperparameter; set it in the config")
+    if name in DATA:
+        raise UserError(f"{source}: space.{key} describes the data, which all trials share; set it in the config")
+    if name in before or (name in HEADS and HEADS & before):
+        other = name if name in before else next(iter(HEADS & before))
+        raise UserError(f"{source}: space.{key} and space.{other} are one parameter; give one of them")
+
+
+def _read_domain(name: str, spec: Mapping[str, Any], source: str) -> Domain:
+    where = f"{source}: space.{name}"
+    if len(spec) != 1 or next(iter(spec)) not in KINDS:
+        unknown = next((str(key) for key in spec if key not in KINDS), "")
+        hint = nearest_name(unknown, KINDS) if unknown else ""
+        raise UserError(f"{where}={dict(spec)!r} should have one of the keys {', '.join(KINDS)}{hint}")
+    ((kind, values),) = spec.items()
+    if not isinstance(values, list) or not values:
+        raise UserError(
+            f"{where}: {kind}={values!r} should be a list of {'two bounds' if kind in RANGES else 'values'}"
+        )
+    if kind in RANGES:
+        _check_range(kind, values, where)
+    for value in values:
+        _check_value(name, value, source)
+    if kind not in RANGES and any(value in values[:i] for i, value in enumerate(values)):
+        raise UserError(f"{where}: {kind}={values!r} should name each value once")
+    if kind in ("uniform", "loguniform") and int in _types(name):
+        raise UserError(f"{where}: {kind} draws fractions; a whole number takes randint: {values!r} or choice")
+    return Domain(kind, tuple(values))
+
+
+def _check_range(kind: str, values: list[Any], where: str) -> None:
+    number = int if kind == "randint" else (int, float)
+    if len(values) != 2 or not all(isinstance(v, number) and not isinstance(v, bool) for v in values):
+        wanted = "two whole numbers" if kind == "randint" else "two numbers"
+        raise UserError(f"{where}: {kind}={values!r} should be {wanted}, the lowest and the highest value")
+    if not values[0] < values[1]:
+        raise UserError(f"{where}: {kind}={values!r} should have its lower bound first, below the upper")
+    if kind == "loguniform" and values[0] <= 0:
+        raise UserError(f"{where}: {kind}={values!r} should have bounds above 0")
+
+
+def _types(name: str) -> set[Any]:
+    return {Config.model_fields[name].annotation}
+
+
+def _check_value(name: str, value: Any, source: str) -> None:
+    """Refuse what the config would refuse of this parameter alone, whatever the others are."""
+    field = Config.model_fields[name]
+    adapter: TypeAdapter[Any] = TypeAdapter(
+        field.rebuild_annotation(), config=ConfigDict(strict=True, allow_inf_nan=False)
+    )
+    try:
+        adapter.validate_python(value)
+    except ValidationError as error:
+        first: dict[str, Any] = {**error.errors()[0], "loc": ("space", name)}
+        raise UserError(explain_error(first, Config.model_fields, source)) from None
+
+
+def _max_t(asha: Asha | None, swept: Domain | None, max_iters: int, source: str) -> int:
+    longest = max(swept.values) if swept else max_iters
+    if asha is None:
+        return int(longest)
+    if asha.max_t is not None and asha.max_t > longest:
+        raise UserError(f"{source}: asha.max_t={asha.max_t} should be at most max_iters={longest}")
+    max_t = int(asha.max_t or longest)
+    most = len(rungs(asha, max_t)[0])
+    if asha.brackets > most:
+        if most == 0:
+            raise UserError(
+                f"{source}: asha.grace_period={asha.grace_period} should be below max_t={max_t}"
+                " (asha: null lets every trial run to its end)"
+            )
+        raise UserError(
+            f"{source}: asha.brackets={asha.brackets} should be at most {most}, the rungs between "
+            f"grace_period={asha.grace_period} and max_t={max_t}"
+        )
+    return max_t
+
+
+def sample(sweep: Sweep) -> list[dict[str, Any]]:
+    """The swept parameters of each trial, in order.
+
+    `num_samples` draws, for each point of the grid where there is one (as Ray Tune counts), of the combinations that
+    the config accepts. None is drawn twice, so a finite space that is exhausted gives fewer.
+    A function of the sweep's seed alone, and a larger `num_samples` only adds trials at the end. Floats are rounded to
+    six significant digits, so that a `key=value` command repeats a trial exactly.
+    Raises UserError where (nearly) every combination is refused.
+    """
+    grid = {name: domain.values for name, domain in sweep.space.items() if domain.kind == "grid"}
+    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    trials: list[dict[str, Any]] = []
+    seen: set[tuple[Any, ...]] = set()
+    refusal = ""
+    for number in range(sweep.num_samples * len(points)):
+        trial, reason = _draw_valid(sweep, points[number % len(points)], number, seen)
+        refusal = refusal or reason
+        if trial is not None:
+            trials.append(trial)
+            seen.add(tuple(trial.values()))
+    if not trials:
+        raise UserError(f"{sweep.source}: the config refuses every combination of the space: {refusal}")
+    return trials
+
+
+def _draw_valid(
+    sweep: Sweep, point: Mapping[str, Any], number: int, seen: set[tuple[Any, ...]]
+) -> tuple[dict[str, Any] | None, str]:
+    """The first new draw that the config accepts, or None; and why one was refused, or nothing."""
+    size = math.prod(_size(domain) for name, domain in sweep.space.items() if name not in point)
+    tried: set[tuple[Any, ...]] = set()
+    refusals: list[str] = []
+    for drawn in _draws(sweep, point, number):
+        key = tuple(drawn.values())
+        if key not in seen and key not in tried:
+            try:
+                sweep.config(drawn)
+                return drawn, ""
+            except UserError as error:
+                refusals.append(str(error).splitlines()[0].removeprefix(f"{sweep.source}: "))
+        tried.add(key)
+        if len(tried) == size or len(refusals) == REFUSALS:
+            break
+    return None, next(iter(refusals), "")
+
+
+def _size(domain: Domain) -> float:
+    """How many values a domain holds."""
+    if domain.kind in ("uniform", "loguniform"):
+        return math.inf
+    return domain.values[1] - domain.values[0] + 1 if domain.kind == "randint" else len(domain.values)
+
+
+def _draws(sweep: Sweep, point: Mapping[str, Any], number: int) -> Iterator[dict[str, Any]]:
+    for attempt in range(DRAWS if len(point) < len(sweep.space) else 1):
+        yield {
+            name: point[name]
+            if name in point
+            else _draw(domain, random.Random(f"{sweep.seed}/{number}/{attempt}/{name}"))
+            for name, domain in sweep.space.items()
+        }
+
+
+def _draw(domain: Domain, rng: random.Random) -> Any:
+    """One value. Each parameter has its own stream, so that pinning one leaves the others' draws as they were."""
+    if domain.kind == "choice":
+        return rng.choice(domain.values)
+    low, high = domain.values
+    if domain.kind == "randint":
+        return rng.randint(low, high)
+    if domain.kind == "loguniform":
+        value = math.exp(rng.uniform(math.log(low), math.log(high)))
+    else:
+        value = rng.uniform(low, high)
+    return min(max(float(f"{value:.6g}"), low), high)

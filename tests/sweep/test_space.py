@@ -1,0 +1,224 @@
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from popgpt.config import UserError, dump_yaml, make_config, merge, parse_overrides
+from popgpt.sweep.space import Asha, Domain, Resources, Sweep, load_sweep, rungs, sample, score
+
+SPACE = {
+    "learning_rate": {"loguniform": [1e-3, 1e-2]},
+    "d_model": {"choice": [64, 96]},
+    "d_head": {"choice": [16, 32]},
+    "dropout": {"uniform": [0, 0.1]},
+    "warmup_iters": {"randint": [0, 3]},
+}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    def write(space: Any = SPACE, base: dict[str, Any] | None = None, **keys: Any) -> Path:
+        (tmp_path / "configs").mkdir(exist_ok=True)
+        (tmp_path / "configs" / "base.yaml").write_text(dump_yaml({"max_iters": 900} if base is None else base))
+        (tmp_path / "spaces").mkdir(exist_ok=True)
+        path = tmp_path / "spaces" / "s.yaml"
+        path.write_text(dump_yaml({"config": "../configs/base.yaml", "space": space, **keys}))
+        return path
+
+    return write
+
+
+def test_a_sweep_is_read_with_its_defaults(write: Any) -> None:
+    sweep = load_sweep(write(num_samples=3, out_dir="there"))
+    assert sweep.base == {"max_iters": 900}
+    assert sweep.space["learning_rate"] == Domain("loguniform", (1e-3, 1e-2))
+    assert (sweep.metric, sweep.mode, sweep.num_samples, sweep.out_dir, sweep.seed) == (
+        "exact_match",
+        "max",
+        3,
+        "there",
+        0,
+    )
+    assert sweep.asha == Asha(grace_period=100, reduction_factor=3, brackets=1)
+    assert sweep.max_t == 900
+    assert sweep.resources.cpus_per_trial == 1
+    assert load_sweep(write(metric="val_loss")).mode == "min"
+
+
+def test_overrides_reach_the_sweep_or_the_base(write: Any) -> None:
+    words = ["num_samples=2", "asha.grace_period=50", "max_iters=500", "seed=4", "config.seed=5", "out_dir=7"]
+    sweep = load_sweep(write(asha={"reduction_factor": 2}), words)
+    assert (sweep.num_samples, sweep.seed, sweep.out_dir, sweep.max_t) == (2, 4, "7", 500)
+    assert sweep.asha == Asha(grace_period=50, reduction_factor=2)
+    assert sweep.base == {"max_iters": 500, "seed": 5}
+    assert load_sweep(write(), ["asha=null"]).asha is None
+
+
+def test_naming_a_swept_parameter_pins_it(write: Any) -> None:
+    sweep = load_sweep(write(), ["n_embd=64", "n_head=4"])
+    assert set(sweep.space) == {"learning_rate", "dropout", "warmup_iters"}
+    assert {(c.d_model, c.d_head, c.n_head) for c in map(sweep.config, sample(sweep))} == {(64, 16, 4)}
+    again = load_sweep(write(), ["d_model={choice: [32]}"])
+    assert again.space["d_model"] == Domain("choice", (32,))
+
+
+def test_pinning_leaves_the_other_draws(write: Any) -> None:
+    free, pinned = (sample(load_sweep(write(), words)) for words in ([], ["dropout=0.0"]))
+    assert [t["learning_rate"] for t in free] == [t["learning_rate"] for t in pinned]
+
+
+def test_a_plain_value_in_the_space_is_fixed(write: Any) -> None:
+    sweep = load_sweep(write({"d_model": {"choice": [64]}, "n_layer": 3}))
+    assert list(sweep.space) == ["d_model"]
+    assert sweep.config({"d_model": 64}).n_layer == 3
+
+
+def test_samples_are_a_prefix_of_more_samples(write: Any) -> None:
+    few, many = (sample(load_sweep(write(num_samples=n))) for n in (3, 9))
+    assert many[:3] == few
+    assert sample(load_sweep(write(num_samples=3, seed=1))) != few
+
+
+def test_first_sample_is_golden(write: Any) -> None:
+    golden = {"learning_rate": 0.00510751, "d_model": 96, "d_head": 16, "dropout": 0.0672207, "warmup_iters": 0}
+    assert sample(load_sweep(write(num_samples=1))) == [golden]
+
+
+def test_a_command_repeats_a_trial_exactly(write: Any) -> None:
+    sweep = load_sweep(write(num_samples=20))
+    for trial in sample(sweep):
+        words = [f"{key}={value}" for key, value in trial.items()]
+        assert make_config(merge(sweep.base, parse_overrides(words))) == sweep.config(trial)
+
+
+def test_combinations_that_the_config_refuses_are_never_drawn(write: Any) -> None:
+    space = {"d_model": {"choice": [32, 48, 80]}, "d_head": {"choice": [16, 20, 24]}}
+    drawn = {(t["d_model"], t["d_head"]) for t in sample(load_sweep(write(space, num_samples=50)))}
+    assert drawn == {(32, 16), (48, 16), (48, 24), (80, 16), (80, 20)}
+
+
+def test_a_finite_space_is_drawn_without_repeats_until_it_is_exhausted(write: Any) -> None:
+    space = {"d_model": {"choice": [32, 64]}, "n_layer": {"randint": [1, 3]}}
+    trials = sample(load_sweep(write(space, num_samples=10)))
+    assert {tuple(t.values()) for t in trials} == set(itertools.product((32, 64), (1, 2, 3)))
+    assert len(trials) == 6
+
+
+def test_a_grid_is_enumerated_num_samples_times(write: Any) -> None:
+    space = {"d_model": {"grid": [32, 64]}, "dropout": {"uniform": [0.0, 0.5]}, "n_layer": {"grid": [1, 2]}}
+    trials = sample(load_sweep(write(space, num_samples=3)))
+    assert [(t["d_model"], t["n_layer"]) for t in trials] == [(32, 1), (32, 2), (64, 1), (64, 2)] * 3
+    assert len({t["dropout"] for t in trials}) == 12
+
+
+def test_grid_points_that_the_config_refuses_are_left_out(write: Any) -> None:
+    space = {"d_model": {"grid": [32, 40]}, "d_head": {"grid": [16, 20]}}
+    trials = sample(load_sweep(write(space, num_samples=5)))
+    assert trials == [{"d_model": 32, "d_head": 16}, {"d_model": 40, "d_head": 20}]
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    (
+        {"space": {"learning_rat": {"choice": [1e-3]}}},
+        "unknown parameter space.learning_rat; did you mean learning_rate?",
+    ),
+    ({"space": {"d_model": {"choice": []}}}, "space.d_model: choice=[] should be a list of values"),
+    ({"space": {"d_model": {"choise": [1]}}}, "did you mean choice?"),
+    ({"space": {"d_model": {"choice": [1], "grid": [1]}}}, "should have one of the keys choice, uniform"),
+    ({"space": {"d_model": [64, 128]}}, "space.d_model=[64, 128] should be a value or {choice: [64, 128]}"),
+    ({"space": {"d_model": {"choice": [64, 64]}}}, "should name each value once"),
+    ({"space": {"d_model": {"choice": [64.5]}}}, "space.d_model=64.5 should be an integer"),
+    ({"space": {"d_model": {"uniform": [64, 128]}}}, "a whole number takes randint: [64, 128]"),
+    ({"space": {"d_model": {"randint": [64, 128.5]}}}, "should be two whole numbers"),
+    ({"space": {"dropout": {"choice": [0.0, 1.5]}}}, "space.dropout=1.5 should be less than 1"),
+    ({"space": {"dropout": {"uniform": [0.5, 0.1]}}}, "should have its lower bound first"),
+    ({"space": {"dropout": {"uniform": [0.5]}}}, "should be two numbers"),
+    ({"space": {"learning_rate": {"loguniform": [0, 1]}}}, "should have bounds above 0"),
+    ({"space": {"learning_rate": -1.0}}, "space.learning_rate=-1.0 should be greater than 0"),
+    ({"space": {"out_dir": {"choice": ["a"]}}}, "space.out_dir is no hyperparameter"),
+    ({"space": {"train_lines": {"choice": [10]}}}, "space.train_lines describes the data"),
+    (
+        {"space": {"d_head": {"choice": [8]}, "n_head": {"choice": [8]}}},
+        "space.n_head and space.d_head are one parameter",
+    ),
+    (
+        {"space": {"d_model": {"choice": [8]}, "n_embd": {"choice": [8]}}},
+        "space.n_embd and space.d_model are one parameter",
+    ),
+    ({"metric": "accuracy"}, "metric='accuracy' should be 'exact_match', 'token_accuracy' or 'val_loss'"),
+    ({"num_sample": 4}, "unknown parameter num_sample=4; did you mean num_samples?"),
+    ({"num_samples": 0}, "num_samples=0 should be greater than 0"),
+    ({"asha": {"grace": 3}}, "unknown parameter asha.grace=3"),
+    ({"asha": {"grace_period": 900}}, "asha.grace_period=900 should be below max_t=900"),
+    ({"asha": {"brackets": 3}}, "asha.brackets=3 should be at most 2"),
+    ({"asha": {"max_t": 1000}}, "asha.max_t=1000 should be at most max_iters=900"),
+    ({"resources": {"gpus_per_trial": -1}}, "resources.gpus_per_trial=-1 should be greater than or equal to 0"),
+    ({"base": {"max_iter": 5}}, "unknown parameter max_iter=5; did you mean max_iters?"),
+    ({"config": "nowhere.yaml"}, "nowhere.yaml: No such file or directory"),
+]
+
+
+@pytest.mark.parametrize(("keys", "message"), REFUSED)
+def test_mistakes_are_refused_in_one_line(write: Any, keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_sweep(write(**keys))
+    assert message in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("learning_rat=1", "unknown key learning_rat=1; did you mean learning_rate?"),
+        ("grace_period=1", "unknown key grace_period=1; did you mean asha.grace_period?"),
+        ("d_model=-1", "d_model=-1 should be greater than 0"),
+        ("num_samples=x", "num_samples='x' should be an integer"),
+    ],
+)
+def test_wrong_overrides_are_refused(write: Any, word: str, message: str) -> None:
+    with pytest.raises(UserError, match=r"^[^\n]*$") as error:
+        load_sweep(write(), [word])
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["choice", "grid"])
+def test_a_space_of_refusals_gives_the_reason_of_one(write: Any, kind: str) -> None:
+    space = {"d_model": {kind: [50, 70]}, "d_head": {kind: [16, 32]}, "dropout": {"uniform": [0, 0.1]}}
+    with pytest.raises(UserError, match=r"refuses every combination of the space: d_head=.* does not divide d_model="):
+        sample(load_sweep(write(space, base={"d_model": 64})))
+
+
+@given(st.floats(1e-6, 1e-2), st.floats(1.01, 1e3), st.integers(0, 2**32), st.sampled_from(["uniform", "loguniform"]))
+def test_draws_stay_inside_their_bounds(low: float, factor: float, seed: int, kind: str) -> None:
+    domain = Domain(kind, (low, low * factor))
+    trials = sample(_sweep({"learning_rate": domain}, seed))
+    assert all(low <= t["learning_rate"] <= low * factor for t in trials)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=4, unique=True), st.integers(0, 99))
+def test_what_is_drawn_makes_a_config(widths: list[int], seed: int) -> None:
+    sweep = _sweep(
+        {"d_model": Domain("choice", (64, *[w for w in widths if w != 64])), "d_head": Domain("randint", (1, 64))}, seed
+    )
+    assert all(sweep.config(t).d_head == t["d_head"] for t in sample(sweep))
+
+
+def _sweep(space: dict[str, Domain], seed: int) -> Sweep:
+    return Sweep("s", {"min_lr": 0.0}, space, "exact_match", 3, "o", seed, Asha(), 1000, Resources())
+
+
+def test_rungs_lie_below_max_t() -> None:
+    assert rungs(Asha(grace_period=100, reduction_factor=3), 900) == ((100, 300),)
+    assert rungs(Asha(grace_period=100, reduction_factor=3, brackets=2), 901) == ((100, 300, 900), (300, 900))
+
+
+def test_scores_order_by_metric_then_token_accuracy() -> None:
+    assert score({"exact_match": 0.5, "token_accuracy": 0.1}, "exact_match") == (0.5, 0.1)
+    assert score({"val_loss": 0.5}, "val_loss") == (-0.5, float("-inf"))
+    worst = float("-inf"), float("-inf")
+    nothing: list[dict[str, Any]] = [{}, {"val_loss": float("nan")}, {"val_loss": float("inf")}, {"val_loss": None}]
+    assert all(score(row, "val_loss") == worst for row in nothing)
