@@ -1,0 +1,172 @@
+"""ASHA, asynchronous successive halving, by stopping (Li et al. 2020, arXiv:1810.05934), on Ray Tune's interface."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from popgpt.config import UserError
+from popgpt.sweep.space import METRICS, Sweep, rungs, score
+
+Score = tuple[float, float]
+WORST: Score = (-math.inf, -math.inf)
+
+
+def goes_on(new: Score, recorded: Sequence[Score], reduction_factor: int) -> bool:
+    """Whether a trial goes on from a rung: it is in the top 1/eta of the rung's scores, its own included.
+
+    The paper's top_k(rung, |rung| / eta), with at least one place, so the best so far always goes on. An equal score
+    stands behind those before it: trials that can't be told apart don't all go on. A trial without a finite score never does.
+    """
+    places = max(1, (len(recorded) + 1) // reduction_factor)
+    return new[0] > -math.inf and sum(other >= new for other in recorded) < places
+
+
+def least_served(counts: Sequence[int], bracket_rungs: Sequence[Sequence[int]], max_t: int) -> int:
+    """The bracket that the next trial joins, given how many joined each. As in Hyperband, brackets share the budget:
+    a bracket's trials are as many as one costs, (rungs + 1) * first rung iterations, goes into an equal share.
+    """
+    cost = [(len(at) + 1) * (at[0] if at else max_t) for at in bracket_rungs]
+    return min(range(len(counts)), key=lambda b: ((counts[b] + 1) * cost[b], b))
+
+
+class AshaScheduler(FIFOScheduler):  # type: ignore[misc]
+    """Stops a trial at the first rung where it isn't among the best 1/eta.
+
+    Time is a report's `iteration`, never Ray's count of reports. A trial is judged once at each rung, by its first
+    report at or past it; a report that passed several is judged at each, lowest first. A report without the metric is
+    no evaluation and is judged nowhere; one that is NaN or infinite is the worst. A trial that fails stands as the worst
+    at the rung it was heading for, until it reports again.
+
+    Give it to Ray's TuneConfig without a metric there: with one, Ray ends the sweep at a report that lacks it.
+    """
+
+    def __init__(self, metric: str, brackets: Sequence[Sequence[int]], reduction_factor: int, max_t: int) -> None:
+        """`brackets`: the rungs of each, in iterations, as `space.rungs` gives them; at `max_t` every trial stops."""
+        super().__init__()
+        self._score_by = metric
+        self._factor = reduction_factor
+        self._max_t = max_t
+        self._rungs = [tuple(at) for at in brackets]
+        self._scores: list[dict[int, dict[str, Score]]] = [{at: {} for at in b} for b in self._rungs]
+        self._bracket: dict[str, int] = {}
+        self._failed: dict[str, int] = {}
+        self._reasons: dict[str, str] = {}
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        return metric is None and mode is None
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self.add(trial.trial_id)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
+        return str(TrialScheduler.CONTINUE if self.judge(trial.trial_id, result) else TrialScheduler.STOP)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self.fail(trial.trial_id)
+
+    def debug_string(self) -> str:
+        counts = [f"{at}: {len(scores)}" for b in self._scores for at, scores in b.items()]
+        return f"ASHA: trials judged at each rung: {', '.join(counts)}; stopped: {len(self._reasons)}"
+
+    def add(self, trial_id: str) -> None:
+        """A trial that is to run, or to run again after a failure or a resume: it keeps its bracket and its records."""
+        if trial_id not in self._bracket:
+            counts = [list(self._bracket.values()).count(b) for b in range(len(self._rungs))]
+            self._bracket[trial_id] = least_served(counts, self._rungs, self._max_t)
+
+    def judge(self, trial_id: str, row: Mapping[str, Any]) -> bool:
+        """Whether the trial goes on, having reported `row`. Once stopped, it stays stopped."""
+        if trial_id in self._reasons:
+            return False
+        if "iteration" not in row or self._score_by not in row:
+            return True
+        bracket = self._scores[self._bracket[trial_id]]
+        if trial_id in self._failed:
+            del bracket[self._failed.pop(trial_id)][trial_id]
+        new = score(row, self._score_by)
+        for at, scores in bracket.items():
+            if row["iteration"] < at:
+                break
+            if trial_id in scores:
+                continue
+            recorded = list(scores.values())
+            scores[trial_id] = new
+            if not goes_on(new, recorded, self._factor):
+                self._reasons[trial_id] = f"asha: rung {at}: {self._comparison(new, recorded)}"
+                return False
+        if row["iteration"] >= self._max_t:
+            self._reasons[trial_id] = f"asha: max_t {self._max_t} reached"
+            return False
+        return True
+
+    def fail(self, trial_id: str) -> None:
+        """Record a failed trial as the worst at the next rung it would have reached."""
+        for at, scores in self._scores[self._bracket[trial_id]].items():
+            if trial_id not in scores:
+                scores[trial_id] = WORST
+                self._failed[trial_id] = at
+                return
+
+    def reason(self, trial_id: str) -> str | None:
+        """Why the trial was stopped, in words; None where it wasn't."""
+        return self._reasons.get(trial_id)
+
+    def _comparison(self, new: Score, recorded: Sequence[Score]) -> str:
+        if new[0] == -math.inf:
+            return f"{self._score_by} is not a finite number"
+        places = max(1, (len(recorded) + 1) // self._factor)
+        cut = sorted(recorded, reverse=True)[places - 1]
+        sign = -1 if METRICS[self._score_by] == "min" else 1
+        if new[0] != cut[0]:
+            return f"{self._score_by} {sign * new[0]:.4g} {'below' if sign > 0 else 'above'} {sign * cut[0]:.4g}"
+        if new[1] != cut[1]:
+            return f"{self._score_by} {sign * new[0]:.4g} equal, token_accuracy {new[1]:.4g} below {cut[1]:.4g}"
+        return f"{self._score_by} {sign * new[0]:.4g} equal to an earlier trial's"
+
+    def state(self) -> dict[str, Any]:
+        """Everything it knows, as plain data for JSON. An infinitely bad score is null."""
+        scores = [
+            {str(at): {trial: [_plain(x) for x in s] for trial, s in at_rung.items()} for at, at_rung in b.items()}
+            for b in self._scores
+        ]
+        plain = {"bracket": dict(self._bracket), "failed": dict(self._failed), "reasons": dict(self._reasons)}
+        return {
+            "metric": self._score_by,
+            "reduction_factor": self._factor,
+            "max_t": self._max_t,
+            "scores": scores,
+        } | plain
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state()` gave. Raises UserError where it was recorded for other rungs."""
+        scores: list[dict[int, dict[str, Score]]] = [
+            {int(at): {t: (_score(a), _score(b)) for t, (a, b) in s.items()} for at, s in bracket.items()}
+            for bracket in state["scores"]
+        ]
+        then = (state["metric"], state["reduction_factor"], state["max_t"], [tuple(b) for b in scores])
+        now = (self._score_by, self._factor, self._max_t, self._rungs)
+        for name, a, b in zip(("metric", "reduction_factor", "max_t", "rungs"), then, now, strict=True):
+            if a != b:
+                raise UserError(f"asha: {name}={b} should be {a}, as when the sweep was started, or start a new one")
+        self._scores = scores
+        self._bracket, self._failed = dict(state["bracket"]), dict(state["failed"])
+        self._reasons = dict(state["reasons"])
+
+
+def scheduler(sweep: Sweep) -> AshaScheduler | None:
+    """The scheduler that a sweep asks for; None where it asks for no early stopping."""
+    if sweep.asha is None:
+        return None
+    return AshaScheduler(sweep.metric, rungs(sweep.asha, sweep.max_t), sweep.asha.reduction_factor, sweep.max_t)
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _score(value: float | None) -> float:
+    return -math.inf if value is None else value
