@@ -15,6 +15,9 @@ from pydantic.fields import FieldInfo
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
+Operation = Literal["+", "-", "*", "/"]
+OperandDigits = Annotated[int, Field(ge=1, le=9)]
+Digits = Annotated[int, Field(ge=0, le=9)]
 
 ALIASES = {"n_embd": "d_model"}
 
@@ -47,11 +50,25 @@ class Config(BaseModel):
     val_lines: PositiveInt = Field(2_000, description="lines to generate for validation")
     test_lines: PositiveInt = Field(2_000, description="lines to generate for the final test")
     operations: str = Field("+-*/", pattern=r"^[-+*/]+$", description="operations of the calculator, balanced")
-    integer_digits: Annotated[int, Field(ge=1, le=9)] = Field(
-        2, description="digits before an operand's point, at most"
+    operation_weights: dict[Operation, PositiveInt] = Field(
+        {}, description="share of an operation's lines, for example {'*': 3}; those not named weigh 1"
     )
-    decimals: Annotated[int, Field(ge=0, le=9)] = Field(1, description="digits after an operand's point, at most")
-    result_decimals: Annotated[int, Field(ge=0, le=9)] = Field(2, description="digits a quotient is rounded to")
+    integer_digits: OperandDigits | dict[Operation, OperandDigits] = Field(
+        2, description="digits before an operand's point, at most; one number, or one for each operation"
+    )
+    decimals: Digits | dict[Operation, Digits] = Field(
+        1, description="digits after an operand's point, at most; one number, or one for each operation"
+    )
+    result_decimals: Digits = Field(2, description="digits after a quotient's point, at most")
+    quotients: Literal["rounded", "exact"] = Field(
+        "rounded", description="rounded: half to even, to result_decimals; exact: only those that end within them"
+    )
+    signed: bool = Field(False, description="half of the operands are negative")
+    terms: Annotated[int, Field(ge=2, le=4)] = Field(2, description="operands of a prompt, with the usual precedence")
+    parentheses: bool = Field(False, description="also prompts with a pair of parentheses; takes 3 terms")
+    balance: Literal["lengths", "carries"] = Field(
+        "lengths", description="lengths: of the operands; carries: also the number of carries or borrows of + and -"
+    )
 
     # Rows
     block_size: Annotated[int, Field(ge=2)] = Field(64, description="positions of a row, T")
@@ -175,6 +192,24 @@ def _disagreement(config: Config) -> str | None:
         return f"workers={c.workers} should be at most the {c.rows_per_iteration} rows of an iteration"
     if len(set(c.operations)) != len(c.operations):
         return f"operations={c.operations!r} should name each operation once"
+    return _calculator_disagreement(c)
+
+
+def _calculator_disagreement(c: Config) -> str | None:
+    """The first combination of the calculator's options that cannot be, in words."""
+    for operation in c.operation_weights:
+        if operation not in c.operations:
+            return f"operation_weights names {operation!r}, which is not in operations={c.operations!r}"
+    for name in ("integer_digits", "decimals"):
+        value = getattr(c, name)
+        if isinstance(value, dict) and set(value) != set(c.operations):
+            return f"{name}={value!r} should have a number for each of operations={c.operations!r}, and no other"
+    if c.parentheses and c.terms == 2:
+        return "parentheses=True makes no difference with terms=2; use terms=3 or 4"
+    if c.quotients == "exact" and (c.terms > 2 or "/" not in c.operations):
+        return "quotients='exact' takes terms=2 and an operation '/'; use quotients='rounded'"
+    if c.balance == "carries" and (c.terms > 2 or c.signed or not set("+-") & set(c.operations)):
+        return "balance='carries' takes terms=2, signed=False and an operation '+' or '-'; use balance='lengths'"
     return None
 
 

@@ -1,0 +1,335 @@
+"""Batches as a pure function of (seed, epoch, row): which lines, in which order, packed how; and the loss mask."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from popgpt.config import UserError
+from popgpt.data.dataset import Split
+from popgpt.data.lines import NEWLINE, Text, prompt_ends
+from popgpt.data.shuffle import derive_key, permute
+from popgpt.data.vocabulary import Vocabulary
+
+I64 = NDArray[np.int64]
+
+IGNORE_INDEX = -1
+_FITTED_LENGTHS = 64
+
+
+class Batch(NamedTuple):
+    """Rows of ids, all int64 [B, T].
+
+    targets: the character after each token, IGNORE_INDEX where it isn't learned. segments: which line of its row a
+    token sees, from 0; -1 is padding. positions: from the segment's start. Where lines are not isolated, a row is one
+    segment. Padding holds newlines that nothing learns from.
+    """
+
+    tokens: I64
+    targets: I64
+    segments: I64
+    positions: I64
+
+
+class Pattern(NamedTuple):
+    """Lengths of the lines that share a row, and how many rows are like that."""
+
+    lengths: tuple[int, ...]
+    rows: int
+
+
+def pack(counts: Mapping[int, int], room: int) -> list[Pattern]:
+    """Rows of `room` that hold lines of these lengths, each line once; counts maps length -> lines.
+
+    First the longest line left, then the longest after which the rest of the row can still be filled, as far as
+    lengths alone tell. Lengths beyond `room` are left out.
+    """
+    left = {length: count for length, count in sorted(counts.items()) if length <= room and count}
+    patterns = []
+    while left:
+        lengths = _fill(left, room, _fillable(tuple(left), room))
+        used = {length: lengths.count(length) for length in set(lengths)}
+        rows = min(left[length] // times for length, times in used.items())
+        patterns.append(Pattern(tuple(lengths), rows))
+        for length, times in used.items():
+            left[length] -= rows * times
+            if not left[length]:
+                del left[length]
+    return patterns
+
+
+def _fill(left: Mapping[int, int], room: int, fillable: int) -> list[int]:
+    """Lengths for one row, from the longest down."""
+    lengths: list[int] = []
+    ascending = list(left)
+    while at := bisect_right(ascending, room):
+        fitting = [length for length in reversed(ascending[:at]) if lengths.count(length) < left[length]]
+        if not fitting:
+            break
+        goal = _highest(fillable, room)
+        chosen = next((length for length in fitting if fillable >> (goal - length) & 1), fitting[0]) if lengths else fitting[0]
+        lengths.append(chosen)
+        room -= chosen
+        ascending = ascending[: bisect_right(ascending, chosen)] if len(ascending) > _FITTED_LENGTHS else ascending
+    return lengths
+
+
+def _highest(fillable: int, room: int) -> int:
+    """The largest sum up to `room` that lengths can make."""
+    return (fillable & ((2 << room) - 1)).bit_length() - 1
+
+
+@lru_cache(maxsize=256)
+def _fillable(lengths: tuple[int, ...], room: int) -> int:
+    """The sums up to `room` that these lengths make, as bits; of very many lengths any sum is taken to be one."""
+    if len(lengths) > _FITTED_LENGTHS:
+        return (2 << room) - 1
+    sums = 1
+    for length in lengths:
+        step = length
+        while step <= room:
+            sums |= sums << step & (2 << room) - 1
+            step *= 2
+    return sums
+
+
+class _Packing(NamedTuple):
+    """A shard's rows in an epoch's order: row r holds lines[starts[r]:starts[r + 1]]."""
+
+    lines: I64
+    starts: I64
+
+
+class Rows:
+    """The rows that a split makes, epoch after epoch: row g belongs to epoch g // rows_per_epoch.
+
+    Each epoch holds every line that fits exactly once, in a new order. Raises UserError where none fits in
+    `block_size`, or where `mask_before_token` is in no line.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        vocabulary: Vocabulary,
+        *,
+        block_size: int,
+        align_to_lines: bool,
+        isolate_lines: bool,
+        mask_before_token: str | None,
+        mask_per_line: bool,
+        seed: int,
+    ) -> None:
+        self._split = split
+        self._vocabulary = vocabulary
+        self._block_size = block_size
+        self._aligned = align_to_lines
+        self._isolated = isolate_lines
+        self._mask_before = mask_before_token
+        self._mask_per_line = mask_per_line
+        self._seed = seed
+        self._check_mask()
+        self._extra = 0 if isolate_lines else 1
+        self._patterns = [self._pack(shard) for shard in split.shard_lengths] if align_to_lines else []
+        self._shard_rows = self._count_rows()
+        self.rows_per_epoch = int(self._shard_rows.sum())
+        self.lines_left_out = self._count_left_out()
+        self._check_rows()
+        self._order = lru_cache(maxsize=2)(self._order_shards)
+        self._packing = lru_cache(maxsize=2)(self._pack_shard)
+        self._prompt_ends = lru_cache(maxsize=2)(self._find_prompt_ends)
+
+    def _check_mask(self) -> None:
+        token = self._mask_before
+        if token is not None and not self._split.meta.characters_in[self._split.name].get(token):
+            raise UserError(
+                f"mask_before_token={token!r} is in no line of {self._split.name}: nothing would be learned; "
+                f"the separator of this dataset is {self._split.meta.separator!r}"
+            )
+
+    def _pack(self, lengths: Mapping[int, int]) -> list[Pattern]:
+        return pack({length + self._extra: count for length, count in lengths.items()}, self._block_size)
+
+    def _count_rows(self) -> I64:
+        """[shards] how many rows each makes."""
+        if self._aligned:
+            return np.array([sum(pattern.rows for pattern in patterns) for patterns in self._patterns], np.int64)
+        sizes = [sum((length + 1) * count for length, count in shard.items()) for shard in self._split.shard_lengths]
+        return np.array([size // self._block_size for size in sizes], np.int64)
+
+    def _count_left_out(self) -> int:
+        if not self._aligned:
+            return 0
+        lengths = self._split.meta.lengths(self._split.name)
+        return sum(count for length, count in lengths.items() if length + self._extra > self._block_size)
+
+    def _check_rows(self) -> None:
+        if self.rows_per_epoch:
+            return
+        lengths = self._split.meta.lengths(self._split.name)
+        if self._aligned:
+            shortest, longest = min(lengths) + self._extra, max(lengths) + self._extra
+            raise UserError(
+                f"block_size={self._block_size} holds no line of {self._split.name}: "
+                f"the shortest takes {shortest}, all fit from block_size={longest} on"
+            )
+        size = sum((length + 1) * count for length, count in lengths.items())
+        raise UserError(f"block_size={self._block_size} is more than all of {self._split.name}: at most {size} would do")
+
+    def at(self, rows: NDArray[Any]) -> Batch:
+        """The rows with these numbers [B], from 0 on without end."""
+        rows = np.asarray(rows, np.int64)
+        epochs, within = rows // self.rows_per_epoch, rows % self.rows_per_epoch
+        place = np.empty((len(rows), 3), np.int64)
+        for epoch in np.unique(epochs):
+            members = np.flatnonzero(epochs == epoch)
+            shards, starts = self._order(int(epoch))
+            visit = np.searchsorted(starts, within[members], side="right") - 1
+            place[members] = np.stack([np.full(len(members), epoch), shards[visit], within[members] - starts[visit]], 1)
+        return self._gather(place)
+
+    def counts(self, batch: Batch) -> tuple[int, int]:
+        """How many lines a batch holds (of contiguous windows: how many end in it), and how many tokens but padding."""
+        real = batch.segments >= 0
+        if self._aligned and self._isolated:
+            return int((batch.segments.max(axis=1) + 1).sum()), int(real.sum())
+        return int((real & (batch.tokens == self._vocabulary.newline)).sum()), int(real.sum())
+
+    def _gather(self, place: I64) -> Batch:
+        """The batch of rows given as (epoch, shard, row of the shard) [B, 3]."""
+        build = self._aligned_rows if self._aligned else self._windows
+        kinds, group = np.unique(place[:, :2], axis=0, return_inverse=True) if len(place) else (place[:, :2], place[:, 0])
+        if len(kinds) == 1:
+            return build(int(kinds[0, 0]), int(kinds[0, 1]), place[:, 2])
+        batch = Batch(*(np.empty((len(place), self._block_size), np.int64) for _ in Batch._fields))
+        for number, (epoch, shard) in enumerate(kinds):
+            members = np.flatnonzero(group.ravel() == number)
+            for whole, part in zip(batch, build(int(epoch), int(shard), place[members, 2]), strict=True):
+                whole[members] = part
+        return batch
+
+    def _order_shards(self, epoch: int) -> tuple[I64, I64]:
+        """The shards in the order an epoch visits them, and the first row of each visit."""
+        count = len(self._shard_rows)
+        order = permute(np.arange(count), count, derive_key("shards", self._seed, epoch)).astype(np.int64)
+        return order, np.cumsum(self._shard_rows[order]) - self._shard_rows[order]
+
+    def _find_prompt_ends(self, shard: int) -> I64:
+        assert self._mask_before is not None
+        return prompt_ends(self._split.shard(shard), self._mask_before)
+
+    def _pack_shard(self, epoch: int, shard: int) -> _Packing:
+        """Which lines each row of a shard holds: patterns in a random order, each slot a random line of its length."""
+        patterns = self._patterns[shard]
+        slot_counts = np.array([len(pattern.lengths) for pattern in patterns])
+        slot_lengths = np.concatenate([pattern.lengths for pattern in patterns])
+        slot_starts = np.cumsum(slot_counts) - slot_counts
+        rows = int(self._shard_rows[shard])
+        shuffled = permute(np.arange(rows), rows, derive_key("rows", self._seed, epoch, shard)).astype(np.int64)
+        pattern = np.repeat(np.arange(len(patterns)), [pattern.rows for pattern in patterns])[shuffled]
+        counts = slot_counts[pattern]
+        starts = np.concatenate(([0], np.cumsum(counts)))
+        row = np.repeat(np.arange(rows), counts)
+        slot = (np.arange(starts[-1]) - starts[row] + shuffled[row]) % counts[row]
+        wanted = slot_lengths[slot_starts[pattern[row]] + slot]
+        lines = np.empty(len(wanted), np.int64)
+        lines[np.argsort(_narrow(wanted), kind="stable")] = self._lines_by_length(epoch, shard)
+        return _Packing(lines, starts)
+
+    def _lines_by_length(self, epoch: int, shard: int) -> I64:
+        """The lines of a shard that fit, shortest first, lines of one length in a random order."""
+        lengths = self._split.shard(shard).lengths + self._extra
+        count = len(lengths)
+        order = permute(np.arange(count), count, derive_key("lines", self._seed, epoch, shard)).astype(np.int64)
+        order = order[lengths[order] <= self._block_size]
+        return order[np.argsort(_narrow(lengths[order]), kind="stable")]
+
+    def _aligned_rows(self, epoch: int, shard: int, rows: I64) -> Batch:
+        text, packing = self._split.shard(shard), self._packing(epoch, shard)
+        counts = packing.starts[rows + 1] - packing.starts[rows]
+        line_starts = np.cumsum(counts) - counts
+        row = np.repeat(np.arange(len(rows)), counts)
+        segment = np.arange(len(row)) - line_starts[row]
+        lines = packing.lines[packing.starts[rows][row] + segment]
+        sources = text.offsets[lines].astype(np.int64)
+        sizes = text.offsets[lines + 1] - sources - (1 - self._extra)
+        begins = np.cumsum(sizes) - sizes
+        of = np.repeat(np.arange(len(lines)), sizes)
+        flat = np.arange(len(of))
+        source = flat + (sources - begins)[of]
+        at = flat + (row * self._block_size - begins[line_starts][row])[of]
+        tokens, targets = self._ids(text, source), self._ids(text, source + 1)
+        if not self._isolated:
+            ends = begins + sizes - 1
+            targets[ends[:-1]] = tokens[begins[1:]]
+            targets[ends[line_starts + counts - 1]] = IGNORE_INDEX
+        if self._mask_before is not None and self._mask_per_line:
+            targets[source < self._prompt_ends(shard)[lines][of]] = IGNORE_INDEX
+            if not self._isolated:
+                targets[ends] = IGNORE_INDEX
+        positions = flat - begins[of] if self._isolated else at % self._block_size
+        segments = segment[of] if self._isolated else np.zeros(len(of), np.int64)
+        return self._masked_once(self._scatter(len(rows), at, Batch(tokens, targets, segments, positions)))
+
+    def _scatter(self, rows: int, at: I64, flat: Batch) -> Batch:
+        """Values [C] at places `at` of rows [B, T]; padding elsewhere."""
+        blanks = (self._vocabulary.newline, IGNORE_INDEX, -1, 0)
+        arrays = []
+        for blank, values in zip(blanks, flat, strict=True):
+            array = np.full(rows * self._block_size, blank, np.int64)
+            array[at] = values
+            arrays.append(array.reshape(rows, self._block_size))
+        return Batch(*arrays)
+
+    def _masked_once(self, batch: Batch) -> Batch:
+        """The batch with the targets masked up to the first token of the mask in each row, if that is what is asked."""
+        if self._mask_before is not None and not self._mask_per_line:
+            token = self._vocabulary.characters.index(self._mask_before)
+            seen = np.logical_or.accumulate(batch.tokens == token, axis=1)
+            batch.targets[~seen] = IGNORE_INDEX
+        return batch
+
+    def _windows(self, epoch: int, shard: int, rows: I64) -> Batch:
+        """Contiguous windows of a shard, taken as a ring of characters from a random place of it on."""
+        text, count = self._split.shard(shard), int(self._shard_rows[shard])
+        size = int(text.offsets[-1])
+        first = derive_key("start", self._seed, epoch, shard) % size
+        window = permute(rows, count, derive_key("windows", self._seed, epoch, shard)).astype(np.int64)
+        begins = (first + window * self._block_size) % size
+        source = (begins[:, None] + np.arange(self._block_size)) % size
+        tokens, targets = self._ids(text, source), self._ids(text, (source + 1) % size)
+        newline = tokens == self._vocabulary.newline
+        line = np.cumsum(newline, axis=1) - newline
+        if self._mask_before is not None and self._mask_per_line:
+            ends, lines = self._prompt_ends(shard), len(text.offsets) - 1
+            first_line = np.searchsorted(text.offsets, begins, side="right") - 1
+            targets[(source < ends[(first_line[:, None] + line) % lines]) | newline] = IGNORE_INDEX
+        positions = np.broadcast_to(np.arange(self._block_size), tokens.shape).copy()
+        if not self._isolated:
+            return self._masked_once(Batch(tokens, targets, np.zeros_like(tokens), positions))
+        targets[newline] = IGNORE_INDEX
+        starts = np.zeros_like(tokens)
+        starts[:, 1:] = np.maximum.accumulate(np.where(newline, positions + 1, 0), axis=1)[:, :-1]
+        return self._masked_once(Batch(tokens, targets, line, positions - starts))
+
+    def _ids(self, text: Text, places: I64) -> I64:
+        """The ids of the characters at `places`; a place past the end gives the last one's."""
+        return self._vocabulary.ids[text.codes.take(places, mode="clip")]
+
+
+def _narrow(lengths: I64) -> NDArray[Any]:
+    """The same lengths in the type that sorts fastest."""
+    return lengths.astype(np.uint16) if lengths.max(initial=0) < 2**16 else lengths
+
+
+def batch_at(rows: Rows, iteration: int, rows_per_iteration: int, start: int, stop: int) -> Batch:
+    """Rows start to stop of the rows_per_iteration that `iteration` trains on."""
+    first = iteration * rows_per_iteration
+    return rows.at(np.arange(first + start, first + stop))
+
+
+__all__ = ["IGNORE_INDEX", "NEWLINE", "Batch", "Pattern", "Rows", "batch_at", "pack"]
