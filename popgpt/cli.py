@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from popgpt.config import Config, UserError
 
@@ -34,6 +35,14 @@ def config_parser(name: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("config", help="YAML file of parameters")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="parameters that replace the file's")
     return parser
+
+
+def absolute(config: Config) -> Config:
+    """`config` with absolute folders: Ray's processes start elsewhere."""
+    paths = {name: str(Path(getattr(config, name)).resolve()) for name in ("out_dir", "data_dir")}
+    if config.init_from not in ("scratch", "resume"):
+        paths["init_from"] = str(Path(config.init_from).resolve())
+    return config.model_copy(update=paths)
 
 
 def run(main: Callable[[Sequence[str] | None], int | None]) -> None:

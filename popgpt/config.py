@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -149,8 +150,8 @@ def _with_derived(given: dict[str, Any]) -> dict[str, Any]:
     value = {name: given.get(name, field.default) for name, field in Config.model_fields.items()}
     if isinstance(value["max_iters"], int) and given.get("lr_decay_iters") is None:
         given["lr_decay_iters"] = max(value["max_iters"], _number(value["warmup_iters"]))
-    if isinstance(value["learning_rate"], int | float) and given.get("min_lr") is None:
-        given["min_lr"] = value["learning_rate"] / 10
+    if given.get("min_lr") is None:
+        given["min_lr"] = value["learning_rate"] / 10 if _finite(value["learning_rate"]) else 0.0
     d_model, d_head, n_head = value["d_model"], given.get("d_head"), given.get("n_head")
     if isinstance(d_model, int) and d_model > 0:
         if d_head is None and n_head is None:
@@ -164,6 +165,10 @@ def _with_derived(given: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 def _number(value: Any) -> int:
     return value if isinstance(value, int) else 0
 
@@ -173,7 +178,8 @@ def _check_divides(d_model: int, part: int, name: str) -> None:
         nearest = min((d for d in range(1, d_model + 1) if d_model % d == 0), key=lambda d: (abs(d - part), d))
         multiple = max(1, round(d_model / part)) * part
         raise ValueError(
-            f"{name}={part} does not divide d_model={d_model}; nearest that does: {name}={nearest} (or d_model={multiple})"
+            f"{name}={part} does not divide d_model={d_model}; "
+            f"nearest that does: {name}={nearest} (or d_model={multiple})"
         )
 
 

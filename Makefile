@@ -1,0 +1,46 @@
+# make tune: from a clean clone to a finished sweep.   make test: the tests.   make help: the rest.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
+
+.PHONY: help install tune train ui test test-slow lint clean
+
+help:
+	@echo "make tune       sweep search_spaces/calculator.yaml on this machine; the last sweep is kept as *.old-N"
+	@echo "make train      one run of configs/calculator.yaml into out/calculator"
+	@echo "make ui         the MLflow UI over the recorded runs"
+	@echo "make test       lint, types and the tests, all but slow and gpu ones"
+	@echo "make test-slow  the tests marked slow"
+	@echo "make clean      remove $(VENV); data, runs and sweeps stay"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+tune: install
+	$(BIN)/python -m popgpt.tune search_spaces/calculator.yaml --force
+
+train: install
+	$(BIN)/python -m popgpt.train configs/calculator.yaml
+
+ui: install
+	$(BIN)/python -m mlflow ui --backend-store-uri $(MLFLOW_TRACKING_URI)
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: install
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,103 @@
+"""A group of workers that trains one run, seen from its driver. Same arguments and result as `fit` alone."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from popgpt.cluster.worker import Channel, work
+from popgpt.config import Config, UserError
+from popgpt.training.loop import Row
+
+POLL_SECONDS = 0.2
+
+
+def train_on_workers(
+    config: Config, resources: dict[str, float], report: Callable[[Row], None], should_stop: Callable[[], bool]
+) -> Row:
+    """Run `fit` on config.workers workers under Ray Train; return what result.json holds.
+
+    Args:
+        resources: CPU and GPU of each worker.
+        report: called here with each logged row.
+        should_stop: asked here; the workers then save their state and end.
+    Raises:
+        UserError: as `fit`, told by the worker.
+        ray.train.TrainingFailedError: a worker died.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    channel = Channel.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    group = _Group(_make_trainer(config, resources, channel))
+    result: Row | None = None
+    try:
+        while True:
+            ended = not group.running()
+            if should_stop():
+                channel.stop.remote()
+            for message in ray.get(channel.pull.remote()):
+                if "error" in message:
+                    raise UserError(message["error"])
+                if "row" in message:
+                    report(message["row"])
+                result = message.get("result", result)
+            if ended:
+                break
+            time.sleep(POLL_SECONDS)
+    finally:
+        channel.stop.remote()
+        group.wait()
+        ray.kill(channel)
+    if result is None:
+        raise group.failure or RuntimeError("the workers ended without a result")
+    return result
+
+
+class _Group:
+    """TorchTrainer.fit in a thread, so that its own handling of Ctrl-C, which kills the workers, stays out."""
+
+    def __init__(self, trainer: TorchTrainer):
+        self.failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
+        self._thread.start()
+
+    def _fit(self, trainer: TorchTrainer) -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            self.failure = error
+
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def wait(self) -> None:
+        self._thread.join()
+
+
+def _make_trainer(config: Config, resources: dict[str, float], channel: Any) -> TorchTrainer:
+    use_gpu = bool(resources.get("GPU"))
+    settings = {"config": config.model_dump(), "channel": channel, "cpus": resources["CPU"], "gpu": use_gpu}
+    return TorchTrainer(
+        work,
+        train_loop_config=settings,
+        scaling_config=ScalingConfig(config.workers, use_gpu=use_gpu, resources_per_worker=resources),
+        run_config=RunConfig(name=f"ray-{uuid.uuid4().hex[:8]}", storage_path=str(Path(config.out_dir))),
+    )
+
+
+def forget_ray_files(out_dir: str) -> None:
+    """Remove what Ray Train leaves in a run's folder; the run's own files say it all."""
+    for folder in Path(out_dir).glob("ray-*"):
+        with contextlib.suppress(OSError):
+            for path in sorted(folder.rglob("*"), reverse=True):
+                path.rmdir() if path.is_dir() else path.unlink()
+            folder.rmdir()

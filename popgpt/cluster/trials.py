@@ -1,0 +1,107 @@
+"""The trials of a sweep under Ray Tune: placed, run, and told of as they go."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.execution.placement_groups import PlacementGroupFactory
+
+from popgpt.cluster.session import Resources
+from popgpt.cluster.worker import try_out
+from popgpt.config import UserError
+from popgpt.sweep.asha import AshaScheduler
+from popgpt.sweep.space import Sweep
+
+Told = Callable[[str, str, dict[str, Any]], None]
+SUPERVISOR_CPUS = 0.01
+
+
+class Witness(tune.Callback):  # type: ignore[misc]
+    """Tells of each trial: (id, event, what), events being started, reported, ended and failed."""
+
+    def __init__(self, tell: Told):
+        self._tell = tell
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._tell(trial.config["id"], "started", {})
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._tell(trial.config["id"], "reported", result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._tell(trial.config["id"], "ended", {})
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._tell(trial.config["id"], "failed", {"reason": _reason(trial)})
+
+
+def run_trials(
+    sweep: Sweep,
+    configs: Mapping[str, dict[str, Any]],
+    workers: int,
+    resources: Resources,
+    scheduler: AshaScheduler | None,
+    out_dir: Path,
+    tell: Told,
+) -> None:
+    """Run each config as a trial; its id is its key. Returns when all have ended or Ctrl-C was pressed.
+
+    A trial of one worker trains in the process that Ray Tune starts for it, and the next trial reuses the process. A
+    trial of several is a small process that supervises a group of workers of its own; at most as many run as can
+    have all their workers at once.
+
+    Raises:
+        UserError: a trial asks for more than there is.
+    """
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
+    asked = {"CPU": sweep.resources.cpus_per_trial, "GPU": sweep.resources.gpus_per_trial}
+    fits = check_fits(asked, resources)
+    share = {name: amount / workers for name, amount in asked.items()}
+    settings = {name: {"values": values, "resources": share} for name, values in configs.items()}
+    nested = workers > 1
+    bundle = {"CPU": SUPERVISOR_CPUS} if nested else {name: amount for name, amount in asked.items() if amount}
+    wanted = sweep.resources.max_concurrent
+    trainable = tune.with_resources(tune.with_parameters(_trial, settings=settings), PlacementGroupFactory([bundle]))
+    tune.Tuner(
+        trainable,
+        param_space={"id": tune.grid_search(list(configs))},
+        tune_config=tune.TuneConfig(
+            scheduler=scheduler,
+            reuse_actors=not nested,
+            max_concurrent_trials=fits if wanted == "auto" else min(fits, wanted),
+            trial_dirname_creator=lambda trial: str(trial.config["id"]),
+        ),
+        run_config=tune.RunConfig(name="ray", storage_path=str(out_dir), callbacks=[Witness(tell)], verbose=0),
+    ).fit()
+
+
+def _trial(config: dict[str, Any], settings: Mapping[str, dict[str, Any]]) -> None:
+    try_out(**settings[config["id"]])
+
+
+def check_fits(asked: Mapping[str, float], resources: Resources) -> int:
+    """How many trials fit at once. Raises UserError where not even one does."""
+    has = {"CPU": resources.cpus, "GPU": resources.gpus}
+    for name, amount in asked.items():
+        if amount > has[name] and resources.local:
+            key = f"{name.lower()}s_per_trial"
+            raise UserError(f"resources.{key}={amount:g} should be at most the {has[name]:g} there are")
+    counts = [math.floor(has[name] / amount + 1e-9) for name, amount in asked.items() if amount]
+    return max(1, min(counts))
+
+
+def _reason(trial: Any) -> str:
+    """The last line of a failed trial's error: what was raised."""
+    try:
+        text = str(trial.get_error() or "")
+    except Exception:
+        text = ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "the trial's process died"

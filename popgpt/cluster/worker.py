@@ -1,0 +1,118 @@
+"""What each Ray process runs: world -> fit -> report."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+
+from popgpt.config import UserError, make_config
+from popgpt.data.dataset import dataset_path, open_dataset
+from popgpt.training.loop import Row, fit
+from popgpt.training.world import World, pick_device
+
+open_once = functools.lru_cache(maxsize=4)(open_dataset)
+
+
+@ray.remote(num_cpus=0)
+class Channel:
+    """Between a group's first worker and its driver: rows go up, the wish to stop comes down."""
+
+    def __init__(self) -> None:
+        self._messages: list[dict[str, Any]] = []
+        self._stopped = False
+
+    def push(self, message: dict[str, Any]) -> None:
+        self._messages.append(message)
+
+    def pull(self) -> list[dict[str, Any]]:
+        messages, self._messages = self._messages, []
+        return messages
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def stopped(self) -> bool:
+        return self._stopped
+
+
+class StopFlag:
+    """Whether the driver wants to stop, without waiting for its answer."""
+
+    def __init__(self, channel: Any):
+        self._channel = channel
+        self._answer = channel.stopped.remote()
+        self._stopped = False
+
+    def __call__(self) -> bool:
+        if not self._stopped and ray.wait([self._answer], timeout=0)[0]:
+            self._stopped = ray.get(self._answer)
+            self._answer = self._channel.stopped.remote()
+        return self._stopped
+
+
+def work(settings: dict[str, Any]) -> None:
+    """One worker of a group that Ray Train started."""
+    from ray.train.torch import get_device
+
+    config, channel = make_config(settings["config"]), settings["channel"]
+    limit_threads(settings["cpus"])
+    world = World.joined(get_device() if settings["gpu"] else torch.device("cpu"))
+    dataset = open_dataset(dataset_path(config))
+    try:
+        if world.is_main:
+            result = fit(config, dataset, world, lambda row: channel.push.remote({"row": row}), StopFlag(channel))
+            ray.get(channel.push.remote({"result": result}))
+        else:
+            fit(config, dataset, world)
+    except UserError as error:
+        ray.get(channel.push.remote({"error": str(error)}))
+        raise
+
+
+def try_out(values: dict[str, Any], resources: dict[str, float]) -> None:
+    """One trial of a sweep, in the process that Ray Tune started for it.
+
+    Args:
+        values: the trial's parameters.
+        resources: CPU and GPU of each of its workers.
+    """
+    config = make_config(values)
+    report = TrialReport()
+    if config.workers == 1:
+        limit_threads(resources["CPU"])
+        world = World(pick_device("cuda" if resources["GPU"] else "cpu"))
+        fit(config, open_once(dataset_path(config)), world, report, report.stopped)
+    else:
+        from popgpt.cluster.group import train_on_workers
+
+        train_on_workers(config, resources, report, report.stopped)
+
+
+class TrialReport:
+    """Gathers logged rows and hands them to Ray Tune with the next evaluation, where ASHA decides."""
+
+    def __init__(self) -> None:
+        self._rows: list[Row] = []
+        self._stopped = False
+
+    def __call__(self, row: Row) -> None:
+        self._rows.append(row)
+        if "exact_match" in row and not self._stopped:
+            rows, self._rows = self._rows, []
+            try:
+                tune.report({**row, "rows": rows})
+            except SystemExit:
+                self._stopped = True
+
+    def stopped(self) -> bool:
+        """Whether Ray Tune wants no more of this trial; training then ends as it does at Ctrl-C, its state saved."""
+        return self._stopped
+
+
+def limit_threads(cpus: float) -> None:
+    """Use this process's share of the cores, and no more."""
+    torch.set_num_threads(max(1, int(cpus)))

@@ -1,0 +1,138 @@
+"""Score a run: `python -m popgpt.evaluate RUN_DIR [--split val|test | --file LINES.txt] [--json]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from popgpt import cli
+from popgpt.config import UserError
+
+if TYPE_CHECKING:
+    from popgpt.model.gpt import GPT
+
+Scores = dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate as the command line says. Returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m popgpt.evaluate", description="Generated exact match of a run, in total and by operation."
+    )
+    parser.add_argument("run", metavar="RUN_DIR", help="folder of a run, or a checkpoint file")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--split", choices=["val", "test"], default="val", help="part of the run's dataset (val)")
+    source.add_argument("--file", metavar="LINES.txt", help="a text file of lines: prompt, separator, answer")
+    parser.add_argument("--data-dir", help="folder of the datasets, where it has moved")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args(argv)
+
+    from popgpt.training.checkpoint import open_model
+    from popgpt.training.world import pick_device
+
+    model, state = open_model(args.run, pick_device(args.device))
+    if args.file:
+        scores = score_file(model, state, Path(args.file), args.data_dir)
+    else:
+        scores = score_split(model, state, args.split, args.data_dir)
+    if args.json:
+        print(json.dumps(scores, indent=2))
+    else:
+        print_scores(scores)
+    return 0
+
+
+def open_its_dataset(state: dict[str, Any], data_dir: str | None) -> Any:
+    """The dataset that a checkpoint was trained on. Raises UserError where it is gone or another."""
+    from popgpt.data.dataset import dataset_path, open_dataset
+    from popgpt.training.checkpoint import config_of
+
+    config = config_of(state)
+    dataset = open_dataset(dataset_path(config.model_copy(update={"data_dir": data_dir} if data_dir else {})))
+    if dataset.meta.fingerprint != state["fingerprint"]:
+        raise UserError(
+            f"the dataset in {dataset_path(config)} is not the one this run was trained on "
+            f"(fingerprint {dataset.meta.fingerprint[:12]}, should be {state['fingerprint'][:12]})"
+        )
+    return dataset
+
+
+def score_split(model: GPT, state: dict[str, Any], split: str, data_dir: str | None) -> Scores:
+    """Scores on the whole of a split."""
+    from popgpt.training.evaluation import evaluate
+    from popgpt.training.world import World
+
+    dataset = open_its_dataset(state, data_dir)
+    whole = model.config.model_copy(update={"eval_iters": len(dataset.split(split))})
+    return {"split": split, **evaluate(model, dataset, split, whole, World(model.tokens.weight.device))}
+
+
+def score_file(model: GPT, state: dict[str, Any], path: Path, data_dir: str | None) -> Scores:
+    """Exact match on the lines of a file: on all, and on those whose prompt the training split does not hold."""
+    import numpy as np
+
+    from popgpt.data.lines import split_line
+    from popgpt.data.vocabulary import Vocabulary
+    from popgpt.training.evaluation import answer_lines, count_exact, exact_match_metrics
+
+    separator, symbols = state["separator"], state["symbols"]
+    lines = read_lines(path, separator)
+    known = Vocabulary(state["vocabulary"])
+    for number, line in enumerate(lines, 1):
+        strange = set(line) - set(known.characters)
+        if strange:
+            raise UserError(f"{path}: line {number}: the model does not know {sorted(strange)[0]!r}")
+    _, right = answer_lines(model, known, separator, lines)
+    seen = open_its_dataset(state, data_dir).split("train").contains([split_line(line, separator)[0] for line in lines])
+    unseen = np.flatnonzero(~np.asarray(seen))
+    unseen_counts = count_exact([lines[i] for i in unseen], [right[i] for i in unseen], separator, symbols)
+    return {
+        "file": str(path),
+        **exact_match_metrics(count_exact(lines, right, separator, symbols), symbols),
+        "seen_in_training": int(np.count_nonzero(seen)),
+        "unseen": exact_match_metrics(unseen_counts, symbols),
+    }
+
+
+def read_lines(path: Path, separator: str) -> list[str]:
+    """The lines of a text file that are not empty. Raises UserError where one has no separator or no answer."""
+    from popgpt.data.lines import split_line
+
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: {error}") from None
+    if not lines:
+        raise UserError(f"{path}: holds no lines")
+    for number, line in enumerate(lines, 1):
+        if separator not in line or not split_line(line, separator)[1]:
+            raise UserError(f"{path}: line {number}: {line[:40]!r} should be prompt{separator}answer")
+    return lines
+
+
+def print_scores(scores: Scores) -> None:
+    """A few lines for people."""
+    print(f"{scores.get('split') or scores.get('file')}: {in_words(scores)}")
+    for symbol, part in scores["by_operation"].items():
+        print(f"  {symbol}  {part['exact_match']:.2%} [{part['low']:.2%}, {part['high']:.2%}] of {part['n']:,}")
+    if "unseen" in scores:
+        print(f"{scores['seen_in_training']:,} of these prompts are in the training split; on the others:")
+        print(f"  {in_words(scores['unseen'])}")
+    else:
+        print(f"val loss {scores['val_loss']:.4f}, token accuracy {scores['token_accuracy']:.2%} (teacher-forced)")
+
+
+def in_words(scores: Scores) -> str:
+    """Exact match with its 95% interval."""
+    if not scores["exact_match_n"]:
+        return "no lines"
+    low, high = scores["exact_match_low"], scores["exact_match_high"]
+    return f"exact match {scores['exact_match']:.2%} [{low:.2%}, {high:.2%}] of {scores['exact_match_n']:,} lines"
+
+
+if __name__ == "__main__":
+    cli.run(main)

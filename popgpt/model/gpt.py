@@ -1,0 +1,164 @@
+"""The transformer: pre-norm, learned positions, tied to nothing but its inputs.
+
+Shapes: B rows, T positions, S positions held in the cache, D model width, H heads, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from popgpt.config import Config
+
+
+class KVCache(NamedTuple):
+    """Keys and values of positions already read, one [B, S, H, D/H] tensor each a block."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+
+    @classmethod
+    def empty(cls, model: GPT, batch: int, positions: int) -> KVCache:
+        """A cache for `batch` rows of up to `positions` characters."""
+        shape = (batch, positions, model.config.n_head, model.config.d_head)
+        weight = model.tokens.weight
+
+        def blank() -> list[Tensor]:
+            return [torch.zeros(shape, dtype=weight.dtype, device=weight.device) for _ in model.blocks]
+
+        return cls(blank(), blank())
+
+
+class RowDropout(nn.Module):
+    """Dropout whose mask is a pure function of (row key, position, feature, site).
+
+    A row keeps its mask whatever the batch it is in, so a run does not depend on how its rows are shared out
+    between micro-steps and workers. The bits are MurmurHash3's 32-bit finalizer over a counter, but for its last shift, which mixes the low bits.
+    """
+
+    def __init__(self, rate: float, site: int):
+        super().__init__()
+        self.rate = rate
+        self.site = site
+
+    def forward(self, x: Tensor, row_keys: Tensor | None) -> Tensor:
+        """x [B, T, D], row_keys int32 [B] (None: no dropout) -> [B, T, D]."""
+        if row_keys is None or self.rate == 0:
+            return x
+        counter = torch.arange(x[0].numel(), dtype=torch.int32, device=x.device).view(x[0].shape)
+        bits = _mix32((counter * -1640531527 + self.site * 40503) ^ row_keys.view(-1, 1, 1))
+        keep = bits >= int(self.rate * 2**32) - 2**31
+        return x * keep / (1 - self.rate)
+
+
+def _mix32(bits: Tensor) -> Tensor:
+    """int32 -> int32, the high bits mixed; masks turn PyTorch's arithmetic shifts into logical ones."""
+    bits = (bits ^ ((bits >> 16) & 0xFFFF)) * -2048144789
+    return (bits ^ ((bits >> 13) & 0x7FFFF)) * -1028477387
+
+
+class Attention(nn.Module):
+    def __init__(self, config: Config):
+        super().__init__()
+        self.n_head = config.n_head
+        self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=config.bias)
+        self.out = nn.Linear(config.d_model, config.d_model, bias=config.bias)
+
+    def forward(self, x: Tensor, mask: Tensor | None, past: tuple[Tensor, Tensor, Tensor] | None) -> Tensor:
+        B, T, D = x.shape
+        q, k, v = self.qkv(x).view(B, T, 3, self.n_head, D // self.n_head).unbind(2)  # [B, T, H, D/H]
+        if past is not None:
+            keys, values, positions = past
+            rows = torch.arange(B, device=x.device)[:, None]
+            keys[rows, positions] = k.to(keys.dtype)
+            values[rows, positions] = v.to(values.dtype)
+            k, v = keys.to(q.dtype), values.to(q.dtype)  # [B, S, H, D/H]
+        q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        return self.out(y.transpose(1, 2).reshape(B, T, D))
+
+
+class Block(nn.Module):
+    def __init__(self, config: Config, index: int):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.d_model, bias=config.bias)
+        self.attention = Attention(config)
+        self.mlp_norm = nn.LayerNorm(config.d_model, bias=config.bias)
+        self.up = nn.Linear(config.d_model, 4 * config.d_model, bias=config.bias)
+        self.down = nn.Linear(4 * config.d_model, config.d_model, bias=config.bias)
+        self.attention_dropout = RowDropout(config.dropout, 2 * index + 1)
+        self.mlp_dropout = RowDropout(config.dropout, 2 * index + 2)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, row_keys: Tensor | None, past: tuple[Tensor, Tensor, Tensor] | None
+    ) -> Tensor:
+        x = x + self.attention_dropout(self.attention(self.attention_norm(x), mask, past), row_keys)
+        return x + self.mlp_dropout(self.down(F.gelu(self.up(self.mlp_norm(x)))), row_keys)
+
+
+class GPT(nn.Module):
+    """Character logits from characters.
+
+    Args:
+        config: n_layer, d_model, n_head, block_size, dropout, bias and seed are read.
+        vocab_size: V.
+    """
+
+    def __init__(self, config: Config, vocab_size: int):
+        super().__init__()
+        self.config = config
+        self.tokens = nn.Embedding(vocab_size, config.d_model)
+        self.positions = nn.Embedding(config.block_size, config.d_model)
+        self.dropout = RowDropout(config.dropout, 0)
+        self.blocks = nn.ModuleList(Block(config, index) for index in range(config.n_layer))
+        self.norm = nn.LayerNorm(config.d_model, bias=config.bias)
+        self.head = nn.Linear(config.d_model, vocab_size, bias=config.bias)
+        self._initialize(torch.Generator().manual_seed(config.seed))
+
+    @torch.no_grad()
+    def _initialize(self, generator: torch.Generator) -> None:
+        """GPT-2's initialization (Radford et al. 2019): what a block adds is scaled down by its depth."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                adds = name.endswith(("attention.out.weight", "down.weight"))
+                parameter.normal_(0, 0.02 / math.sqrt(2 * self.config.n_layer) if adds else 0.02, generator=generator)
+            elif name.endswith("bias"):
+                parameter.zero_()
+
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        row_keys: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """tokens, positions [B, T] -> logits [B, T, V].
+
+        Args:
+            mask: bool [B, 1, T, T or S], True where a position may look; None: at all before it.
+            row_keys: int32 [B], the key of each row's dropout; None: no dropout.
+            cache: read and extended in place; `mask` then spans its S positions.
+        """
+        x = self.dropout(self.tokens(tokens) + self.positions(positions), row_keys)
+        for index, block in enumerate(self.blocks):
+            past = None if cache is None else (cache.keys[index], cache.values[index], positions)
+            x = block(x, mask, row_keys, past)
+        return self.head(self.norm(x))
+
+
+def line_mask(segments: Tensor) -> Tensor:
+    """segments [B, T] (the line of each position) -> bool [B, 1, T, T]: a position sees its line up to itself."""
+    T = segments.shape[1]
+    same = segments[:, :, None] == segments[:, None, :]
+    causal = torch.ones(T, T, dtype=torch.bool, device=segments.device).tril()
+    return (same & causal)[:, None]
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Numbers that training can change."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -1,0 +1,114 @@
+"""What a person sees while a run trains: a bar on a terminal, a line per logged iteration elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from popgpt.config import Config
+
+Row = dict[str, Any]
+
+
+class TrainingProgress:
+    """Shows logged rows as they come. Use as a context; call with each row."""
+
+    def __init__(self, config: Config, console: Console | None = None):
+        self._config = config
+        self._console = console or Console(stderr=True)
+        self._rate = Rate(config.max_iters)
+        self._scores = ""
+        self._bar = Progress(
+            TextColumn("{task.completed}/{task.total}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=config.max_iters, text="starting")
+
+    def __enter__(self) -> TrainingProgress:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def __call__(self, row: Row) -> None:
+        lines_per_second, seconds_left = self._rate.update(row)
+        if "exact_match" in row:
+            self._scores = f"  exact match {row['exact_match']:.1%}"
+        text = f"loss {row['train_loss']:.4f}{self._scores}  {lines_per_second:,.0f} lines/s"
+        if self._console.is_terminal:
+            self._bar.update(self._task, completed=row["iteration"], text=text)
+            if "exact_match" in row:
+                self._bar.console.print(f"iteration {row['iteration']}: {describe_scores(row)}", highlight=False)
+            return
+        scores = f"  {describe_scores(row)}" if "exact_match" in row else ""
+        left = f"{int(seconds_left) // 60}:{int(seconds_left) % 60:02d}"
+        line = (
+            f"iteration {row['iteration']}/{self._config.max_iters}  loss {row['train_loss']:.4f}  "
+            f"lr {row['learning_rate']:.2e}{scores}  {lines_per_second:,.0f} lines/s  {left} left"
+        )
+        self._console.print(line, highlight=False, soft_wrap=True)
+
+
+class Rate:
+    """Lines per second of training since the row before, and the wall time that is left."""
+
+    def __init__(self, max_iters: int):
+        self._max_iters = max_iters
+        self._first: tuple[int, float] | None = None
+        self._before: Row | None = None
+
+    def update(self, row: Row) -> tuple[float, float]:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (row["iteration"] - 1, now - row["train_seconds"] / max(1, row["iteration"]))
+        before = self._before or {"lines": 0, "train_seconds": 0.0}
+        self._before = row
+        seconds = row["train_seconds"] - before["train_seconds"]
+        done, started = self._first
+        per_iteration = (now - started) / max(1, row["iteration"] - done)
+        lines_per_second = (row["lines"] - before["lines"]) / seconds if seconds > 0 else 0.0
+        return lines_per_second, per_iteration * (self._max_iters - row["iteration"])
+
+
+def describe_scores(scores: Row) -> str:
+    """Exact match with its interval, loss and token accuracy, in one line."""
+    return (
+        f"exact match {scores['exact_match']:.2%} "
+        f"[{scores['exact_match_low']:.2%}, {scores['exact_match_high']:.2%}] of {scores['exact_match_n']:,}"
+        f"  val loss {scores['val_loss']:.4f}  token accuracy {scores['token_accuracy']:.2%}"
+    )
+
+
+@contextlib.contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Yields `should_stop`: true after the first Ctrl-C. The second one interrupts at once."""
+    asked = False
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        Console(stderr=True).print("stopping after this iteration; Ctrl-C again to stop at once", highlight=False)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)

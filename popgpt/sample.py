@@ -1,0 +1,75 @@
+"""Ask a run: `python -m popgpt.sample RUN_DIR "12.5+7.3="`; without a prompt, lines of standard input are asked."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from popgpt import cli
+from popgpt.config import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Complete prompts as the command line says. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m popgpt.sample", description="Complete prompts with a trained run.")
+    parser.add_argument("run", metavar="RUN_DIR", help="folder of a run, or a checkpoint file")
+    parser.add_argument(
+        "prompts", nargs="*", metavar="PROMPT", help="such as 12.5+7.3= (the separator may be left out)"
+    )
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest character (default)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling, where the temperature is above 0")
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="default: the longest answer of the dataset")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    args = parser.parse_args(argv)
+    if args.temperature < 0:
+        raise UserError(f"--temperature={args.temperature} should be at least 0")
+
+    import torch
+
+    from popgpt.data.vocabulary import Vocabulary
+    from popgpt.model.generation import complete
+    from popgpt.training.checkpoint import open_model
+    from popgpt.training.world import pick_device
+
+    device = pick_device(args.device)
+    model, state = open_model(args.run, device)
+    vocabulary, separator = Vocabulary(state["vocabulary"]), state["separator"]
+    generator = torch.Generator(device).manual_seed(args.seed)
+    longest = args.max_new_tokens or state["longest_answer"] + 1
+
+    def answer(prompts: Sequence[str]) -> list[str]:
+        asked = [prompt if separator in prompt else prompt + separator for prompt in prompts]
+        done = complete(model, vocabulary, asked, longest, temperature=args.temperature, generator=generator)
+        return [prompt + text for prompt, text in zip(asked, done, strict=True)]
+
+    if args.prompts:
+        print("\n".join(answer(args.prompts)))
+    elif sys.stdin.isatty():
+        _talk(answer, separator)
+    else:
+        for line in sys.stdin:
+            if line.strip("\r\n"):
+                print(answer([line.strip("\r\n")])[0], flush=True)
+    return 0
+
+
+def _talk(answer: object, separator: str) -> None:
+    """Ask and answer on a terminal, until an empty line or the end of input."""
+    assert callable(answer)
+    print(f"a prompt a line (such as 12.5+7.3{separator}); an empty line ends")
+    while True:
+        try:
+            prompt = input("> ")
+        except EOFError:
+            return
+        if not prompt:
+            return
+        try:
+            print(answer([prompt])[0])
+        except UserError as error:
+            print(error)
+
+
+if __name__ == "__main__":
+    cli.run(main)

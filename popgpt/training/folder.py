@@ -1,0 +1,108 @@
+"""The files of a run: where they are, and how they are written so that a kill leaves the old or the new."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from popgpt.config import Config, UserError, dump_yaml
+
+BEST = "ckpt.pt"
+LAST = "last.pt"
+BEFORE_LAST = "previous.pt"
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`, on disk when this returns."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace a JSON file."""
+    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises UserError where there is none."""
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from None
+
+
+def holds_run(out_dir: Path) -> bool:
+    """Whether a run has left a state or a checkpoint here."""
+    return any((out_dir / name).exists() for name in (LAST, BEFORE_LAST, BEST, RESULT))
+
+
+def check_free(config: Config) -> None:
+    """Refuse to start over a run that is there."""
+    out_dir = Path(config.out_dir)
+    if config.init_from != "resume" and holds_run(out_dir):
+        raise UserError(
+            f"out_dir={config.out_dir} holds a run already: continue it with init_from=resume, "
+            f"or choose another out_dir, or remove it first"
+        )
+
+
+def write_config(config: Config) -> None:
+    """Write out_dir/config.yaml: every parameter, derived ones included."""
+    out_dir = Path(config.out_dir)
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        write_atomic(out_dir / CONFIG, dump_yaml(config.model_dump()).encode())
+    except OSError as error:
+        raise UserError(f"out_dir={config.out_dir}: {error.strerror}") from None
+
+
+class MetricsLog:
+    """out_dir/metrics.jsonl: an object a logged iteration, appended and flushed at once."""
+
+    def __init__(self, out_dir: Path, iteration: int):
+        """Go on after `iteration`: rows that a killed run wrote beyond its last state are dropped."""
+        self.path = out_dir / METRICS
+        kept = [row for row in read_metrics(self.path) if row["iteration"] <= iteration]
+        write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file, but for a last one that was cut off; none where there is no file."""
+    try:
+        lines: Iterable[str] = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines if line.endswith("\n")]

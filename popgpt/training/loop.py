@@ -1,0 +1,220 @@
+"""One optimizer step, and the loop over them. The same `fit` runs alone and on every worker of a cluster."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from popgpt.config import Config, UserError
+from popgpt.data.batches import IGNORE_INDEX, Rows
+from popgpt.data.dataset import Dataset
+from popgpt.data.shuffle import derive_key, mix
+from popgpt.model.gpt import GPT
+from popgpt.training import checkpoint, folder
+from popgpt.training.evaluation import batch_loss, evaluate, make_rows
+from popgpt.training.optim import lr_at, make_optimizers, set_lr, trainable
+from popgpt.training.world import World
+
+Row = dict[str, Any]
+SHAPE_KEYS = ("n_layer", "d_model", "n_head", "block_size", "bias", "optimizer", "seed")
+
+
+@dataclass
+class Run:
+    """What training changes."""
+
+    model: GPT
+    optimizers: list[torch.optim.Optimizer]
+    iteration: int = 0
+    lines: int = 0
+    tokens: int = 0
+    train_seconds: float = 0.0
+    scores: Row | None = None  # of ckpt.pt
+
+
+def fit(
+    config: Config,
+    dataset: Dataset,
+    world: World,
+    report: Callable[[Row], None] = lambda row: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Row:
+    """Train to max_iters, or until some worker's `should_stop()`; return what result.json holds.
+
+    Args:
+        report: called by every worker with each logged row: iteration, train_loss, learning_rate, lines, tokens,
+            train_seconds, and evaluate()'s scores where it was evaluated.
+        should_stop: asked before every iteration; the state is saved before this returns.
+    Raises:
+        UserError: nothing to resume, a run that is in the way, a loss that is not finite.
+    """
+    started = time.perf_counter()
+    run = begin(config, dataset, world)
+    rows = make_rows(config, dataset, "train", config.seed)
+    forward = torch.compile(run.model) if config.compile else run.model
+    log = folder.MetricsLog(Path(config.out_dir), run.iteration) if world.is_main else None
+    stopping = False
+    while run.iteration < config.max_iters and not stopping:
+        row, stopping = train_step(run, forward, rows, config, world, should_stop())
+        due = run.iteration % config.eval_interval == 0 or run.iteration == config.max_iters
+        if due:
+            row |= evaluate(run.model, dataset, "val", config, world)
+        if (due or stopping) and world.is_main:
+            save(run, row if due else None, config, dataset)
+        if due or stopping or run.iteration % config.log_interval == 0:
+            if log:
+                log.append(row)
+            report(row)
+    result = summarize(run, config, dataset, world, time.perf_counter() - started)
+    if log:
+        log.close()
+        folder.write_json(Path(config.out_dir) / folder.RESULT, result)
+    return result
+
+
+def train_step(
+    run: Run, forward: Callable[..., Tensor], rows: Rows, config: Config, world: World, stop: bool
+) -> tuple[Row, bool]:
+    """One optimizer step on the effective batch. Returns its row, and whether any worker wants to stop.
+
+    This worker reads its share of the iteration's rows, batch_size at a time. Loss and gradient are sums over all
+    unmasked targets, reduced over the workers and divided once by their number.
+    """
+    started = time.perf_counter()
+    learning_rate = lr_at(run.iteration, config)
+    set_lr(run.optimizers, learning_rate)
+    share = world.share(config.rows_per_iteration)
+    first = run.iteration * config.rows_per_iteration
+    sums = np.zeros(5)
+    for start in range(share.start, share.stop, config.batch_size):
+        numbers = first + np.arange(start, min(start + config.batch_size, share.stop))
+        batch = rows.at(numbers)
+        loss, _ = batch_loss(forward, batch, config, world.device, dropout_keys(config, numbers, world.device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        sums += (loss.item(), (batch.targets != IGNORE_INDEX).sum(), *rows.counts(batch), 0)
+    sums[-1] = stop
+    total, targets, lines, tokens, stops = world.sum(sums)
+    parameters = trainable(run.model)
+    if not math.isfinite(total):
+        raise UserError(
+            f"the loss is not finite at iteration {run.iteration + 1} (learning_rate={learning_rate:g}); "
+            f"lower learning_rate, raise warmup_iters or set grad_clip; the last good state is in {config.out_dir}"
+        )
+    world.sum_gradients(parameters, targets)
+    if config.grad_clip:
+        torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip)
+    for optimizer in run.optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    run.iteration += 1
+    run.lines += int(lines)
+    run.tokens += int(tokens)
+    run.train_seconds += time.perf_counter() - started
+    return {
+        "iteration": run.iteration,
+        "train_loss": total / targets,
+        "learning_rate": learning_rate,
+        "lines": run.lines,
+        "tokens": run.tokens,
+        "train_seconds": run.train_seconds,
+    }, stops > 0
+
+
+def dropout_keys(config: Config, row_numbers: np.ndarray, device: torch.device) -> Tensor | None:
+    """int32 [B]: a key for each global row; a row number names its iteration too. None where dropout is 0."""
+    if config.dropout == 0:
+        return None
+    keys = mix(row_numbers.astype(np.uint64) ^ np.uint64(derive_key("dropout", config.seed))) >> np.uint64(32)
+    return torch.from_numpy(keys.astype(np.uint32).view(np.int32)).to(device)
+
+
+def begin(config: Config, dataset: Dataset, world: World) -> Run:
+    """A new run, or the one that `init_from` names."""
+    model = GPT(config, len(dataset.meta.vocabulary)).to(world.device)
+    run = Run(model, make_optimizers(model, config))
+    if config.init_from == "resume":
+        restore(run, checkpoint.load_latest(Path(config.out_dir)), config, dataset)
+    elif config.init_from != "scratch":
+        state = checkpoint.load(Path(config.init_from))
+        check_same(state, config, dataset, ("n_layer", "d_model", "n_head", "block_size", "bias"))
+        model.load_state_dict(state["model"])
+    if world.is_main:
+        folder.write_config(config)
+    return run
+
+
+def restore(run: Run, state: dict[str, Any], config: Config, dataset: Dataset) -> None:
+    """Make `run` what it was when `state` was saved."""
+    check_same(state, config, dataset, SHAPE_KEYS)
+    if state["fingerprint"] != dataset.meta.fingerprint:
+        raise UserError(
+            f"out_dir={config.out_dir} was trained on another dataset than {config.dataset}; start a new run"
+        )
+    run.model.load_state_dict(state["model"])
+    for optimizer, saved in zip(run.optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    for name in ("iteration", "lines", "tokens", "train_seconds", "scores"):
+        setattr(run, name, state[name])
+
+
+def check_same(state: dict[str, Any], config: Config, dataset: Dataset, keys: tuple[str, ...]) -> None:
+    """Refuse a state that was trained with other values of `keys` or on another alphabet."""
+    for key in keys:
+        if state["config"][key] != getattr(config, key):
+            raise UserError(f"{key}={getattr(config, key)!r} should be {state['config'][key]!r}, as in the checkpoint")
+    if state["vocabulary"] != dataset.meta.vocabulary.characters:
+        raise UserError(f"the checkpoint's alphabet {state['vocabulary']!r} is not that of dataset={config.dataset}")
+
+
+def save(run: Run, evaluated: Row | None, config: Config, dataset: Dataset) -> None:
+    """Save the state; as ckpt.pt too where it was evaluated and is the best so far, or always_save_checkpoint."""
+    best = evaluated is not None and (
+        config.always_save_checkpoint or run.scores is None or merit(evaluated) > merit(run.scores)
+    )
+    if best:
+        run.scores = evaluated
+    meta = dataset.meta
+    state = {
+        "config": config.model_dump(),
+        "vocabulary": meta.vocabulary.characters,
+        "separator": meta.separator,
+        "symbols": meta.symbols,
+        "longest_answer": meta.longest_answer,
+        "fingerprint": meta.fingerprint,
+        "model": run.model.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in run.optimizers],
+        **{name: getattr(run, name) for name in ("iteration", "lines", "tokens", "train_seconds", "scores")},
+    }
+    checkpoint.save(state, Path(config.out_dir), best)
+
+
+def merit(scores: Row) -> tuple[float, float, float]:
+    """What makes one evaluation better than another: exact match, then token accuracy, then loss."""
+    return scores["exact_match"], scores["token_accuracy"], -scores["val_loss"]
+
+
+def summarize(run: Run, config: Config, dataset: Dataset, world: World, wall_seconds: float) -> Row:
+    """What result.json holds: the validation scores of ckpt.pt, and what the run cost."""
+    return {
+        "status": "completed" if run.iteration >= config.max_iters else "interrupted",
+        "split": "val",
+        **{key: value for key, value in (run.scores or {}).items() if key not in ("lines", "tokens", "train_seconds")},
+        "iterations": run.iteration,
+        "train_seconds": run.train_seconds,
+        "wall_seconds": wall_seconds,
+        "lines": run.lines,
+        "tokens": run.tokens,
+        "lines_per_second": run.lines / run.train_seconds if run.train_seconds else 0.0,
+        "world_size": world.size,
+        "device": str(world.device),
+        "dataset_fingerprint": dataset.meta.fingerprint,
+        "checkpoint": str((Path(config.out_dir) / folder.BEST).resolve()),
+    }

@@ -1,0 +1,69 @@
+"""Who else trains: rank, size, sums over all. Alone, a sum is what was given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class World:
+    """The group of workers of one run, and this worker's device."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def joined(cls, device: torch.device) -> World:
+        """The process group that this process is in; alone where there is none."""
+        if not dist.is_initialized():
+            return cls(device)
+        return cls(device, dist.get_rank(), dist.get_world_size())
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def share(self, total: int) -> range:
+        """This worker's contiguous part of range(total). Parts differ by at most one."""
+        return range(total * self.rank // self.size, total * (self.rank + 1) // self.size)
+
+    def sum(self, numbers: Iterable[float]) -> list[float]:
+        """Sums over all workers, in float64: exact for counts below 2**53."""
+        values = torch.tensor(list(numbers), dtype=torch.float64, device=self.device)
+        self._reduce(values)
+        return values.tolist()
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter], divisor: float) -> None:
+        """Replace each gradient by its sum over all workers divided by `divisor`, in one exchange."""
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        if self.size == 1:
+            torch._foreach_div_(gradients, divisor)
+            return
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        self._reduce(flat)
+        flat /= divisor
+        start = 0
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = flat[start : start + gradient.numel()].view_as(gradient)
+            start += gradient.numel()
+
+    def _reduce(self, tensor: Tensor) -> None:
+        if self.size > 1:
+            dist.all_reduce(tensor)
+
+
+def pick_device(name: str, index: int = 0) -> torch.device:
+    """The device that a config's `device` means here. Raises UserError where it asks for a GPU that is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        from popgpt.config import UserError
+
+        raise UserError("device='cuda' but this machine has no usable GPU; take device=cpu or device=auto")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", index)

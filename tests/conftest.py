@@ -1,0 +1,46 @@
+"""What the tests share: a tiny run, and a home of its own for everything that is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from popgpt.config import Config, make_config, merge
+
+TINY: dict[str, Any] = {
+    "operations": "+-",
+    "train_lines": 400,
+    "val_lines": 60,
+    "test_lines": 60,
+    "block_size": 32,
+    "batch_size": 4,
+    "n_layer": 1,
+    "d_model": 16,
+    "d_head": 8,
+    "warmup_iters": 2,
+    "max_iters": 4,
+    "eval_interval": 2,
+    "log_interval": 1,
+    "device": "cpu",
+    "mlflow_log": False,
+}
+
+
+@pytest.fixture(scope="session")
+def shared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for datasets that tests only read."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, shared_data: Path) -> Callable[..., Config]:
+    """Makes the config of a run that trains in well under a second; keywords replace its parameters."""
+
+    def make(**over: Any) -> Config:
+        given = merge({**TINY, "out_dir": str(tmp_path / "out"), "data_dir": str(shared_data)}, over)
+        return make_config(given)
+
+    return make

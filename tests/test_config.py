@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from popgpt.config import (
+    Config,
+    UserError,
+    dump_yaml,
+    load_config,
+    make_config,
+    merge,
+    parse_overrides,
+    read_yaml,
+)
+
+
+def made(*words: str) -> Config:
+    return make_config(merge({}, parse_overrides(words)))
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("learning_rte=1e-3", "unknown parameter learning_rte=0.001; did you mean learning_rate?"),
+        ("n_layer=x", "n_layer='x' should be an integer"),
+        ("n_layer=2.0", "n_layer=2.0 should be an integer"),
+        ("n_layer=0", "n_layer=0 should be greater than 0"),
+        ("bias=1", "bias=1 should be a boolean"),
+        ("dropout=1", "dropout=1 should be less than 1"),
+        ("dtype=float16", "dtype='float16' should be 'float32' or 'bfloat16'"),
+        ("mask_before_token=ab", "mask_before_token='ab' should have at most 1 character"),
+        ("d_head=24", "d_head=24 does not divide d_model=128; nearest that does: d_head=16 (or d_model=120)"),
+        ("n_head=3", "n_head=3 does not divide d_model=128; nearest that does: n_head=2 (or d_model=129)"),
+        ("min_lr=1", "min_lr=1 should be at most learning_rate=0.003"),
+        ("workers=1000", "workers=1000 should be at most the 128 rows of an iteration"),
+        ("operations=++", "operations='++' should name each operation once"),
+        ("learning_rate=.inf", "learning_rate=inf should be a finite number"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_key_value_and_remedy(word: str, said: str) -> None:
+    with pytest.raises(UserError) as refused:
+        made(word)
+    assert str(refused.value) == f"config: {said}"
+
+
+@pytest.mark.parametrize("word", ["learning_rate", "=3"])
+def test_an_override_without_a_value_is_refused(word: str) -> None:
+    with pytest.raises(UserError, match="should be key=value"):
+        parse_overrides([word])
+
+
+def test_heads_follow_from_each_other_and_must_agree() -> None:
+    assert (made("d_model=64", "n_head=2").d_head, made("d_model=64", "d_head=16").n_head) == (32, 4)
+    assert made("n_embd=64").d_model == 64
+    with pytest.raises(UserError, match="d_head=16 and n_head=4 disagree: their product should be d_model=128"):
+        made("d_head=16", "n_head=4")
+    with pytest.raises(UserError, match="n_embd=64 and d_model=32 are one parameter"):
+        made("n_embd=64", "d_model=32")
+
+
+def test_naming_a_head_width_replaces_the_files_number_of_heads() -> None:
+    assert make_config(merge({"n_head": 4}, {"d_head": 64})).n_head == 2
+
+
+def test_derived_values_follow_what_they_derive_from() -> None:
+    config = made("max_iters=70", "learning_rate=0.01")
+    assert (config.lr_decay_iters, config.min_lr) == (70, 0.001)
+    assert made("max_iters=20", "warmup_iters=50").lr_decay_iters == 50
+
+
+@pytest.mark.parametrize(
+    ("word", "key", "value"),
+    [
+        ("learning_rate=1e-3", "learning_rate", 1e-3),
+        ("learning_rate=1", "learning_rate", 1.0),
+        ("operations=-", "operations", "-"),
+        ("operations=+-", "operations", "+-"),
+        ("mask_before_token==", "mask_before_token", "="),
+        ("mask_before_token=null", "mask_before_token", None),
+        ("dataset=007", "dataset", "007"),
+        ("compile=true", "compile", True),
+        ("wandb_run_name=yes", "wandb_run_name", "yes"),
+    ],
+)
+def test_overrides_take_the_type_of_their_parameter(word: str, key: str, value: object) -> None:
+    assert getattr(made(word), key) == value
+
+
+@given(st.floats(1e-8, 1e3), st.integers(1, 10**6), st.booleans(), st.sampled_from(["+", "-*", "+-*/"]))
+def test_a_config_survives_yaml(learning_rate: float, max_iters: int, bias: bool, operations: str) -> None:
+    config = make_config(
+        {"learning_rate": learning_rate, "max_iters": max_iters, "bias": bias, "operations": operations}
+    )
+    assert make_config(yaml.safe_load(dump_yaml(config.model_dump()))) == config
+
+
+def test_files_that_are_no_config_are_refused_in_one_line(tmp_path: Path) -> None:
+    cases = {
+        "twice.yaml": ("seed: 1\nseed: 2\n", "seed is given twice"),
+        "list.yaml": ("- 1\n", "should be a mapping of parameters"),
+        "bad.yaml": ("a: [1\n", "not valid YAML"),
+        "object.yaml": ("seed: !!python/object:os.system {}\n", "not valid YAML"),
+    }
+    for name, (text, said) in cases.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError, match=said) as refused:
+            load_config(tmp_path / name)
+        assert "\n" not in str(refused.value)
+    with pytest.raises(UserError, match="No such file"):
+        load_config(tmp_path / "none.yaml")
+    (tmp_path / "empty.yaml").write_text("")
+    assert read_yaml(tmp_path / "empty.yaml") == {}
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError):
+        load_config(tmp_path / "bytes.yaml")
+
+
+def test_overrides_go_on_top_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("n_layer: 3\nlearning_rate: 1e-3\n")
+    config = load_config(tmp_path / "c.yaml", ["n_layer=4", "n_layer=5"])
+    assert (config.n_layer, config.learning_rate) == (5, 1e-3)
+
+
+def test_every_parameter_says_what_it_means() -> None:
+    assert [name for name, field in Config.model_fields.items() if not field.description] == []
