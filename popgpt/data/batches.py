@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from popgpt.config import UserError
 from popgpt.data.dataset import Split
-from popgpt.data.lines import NEWLINE, Text, prompt_ends
+from popgpt.data.lines import Text, prompt_ends
 from popgpt.data.shuffle import derive_key, permute
 from popgpt.data.vocabulary import Vocabulary
 
@@ -46,49 +47,56 @@ class Pattern(NamedTuple):
 def pack(counts: Mapping[int, int], room: int) -> list[Pattern]:
     """Rows of `room` that hold lines of these lengths, each line once; counts maps length -> lines.
 
-    First the longest line left, then the longest after which the rest of the row can still be filled, as far as
-    lengths alone tell. Lengths beyond `room` are left out.
+    A cutting-stock heuristic: it works on lengths, so it costs the same for any number of lines. A pattern serves at
+    most an eighth of what is left, so that plentiful lengths stay to fill rows with. Lines beyond `room` are left out.
     """
     left = {length: count for length, count in sorted(counts.items()) if length <= room and count}
+    ascending = list(left)
     patterns = []
     while left:
-        lengths = _fill(left, room, _fillable(tuple(left), room))
-        used = {length: lengths.count(length) for length in set(lengths)}
+        few = len(left) <= _FITTED_LENGTHS
+        lengths = _fill_exactly(left, room) if few else _fill_largest(left, ascending, room)
+        used = Counter(lengths)
         rows = min(left[length] // times for length, times in used.items())
+        if few:
+            rows = min(rows, max(1, sum(length * count for length, count in left.items()) // room // 8))
         patterns.append(Pattern(tuple(lengths), rows))
         for length, times in used.items():
             left[length] -= rows * times
             if not left[length]:
                 del left[length]
+                del ascending[bisect_left(ascending, length)]
     return patterns
 
 
-def _fill(left: Mapping[int, int], room: int, fillable: int) -> list[int]:
-    """Lengths for one row, from the longest down."""
-    lengths: list[int] = []
-    ascending = list(left)
-    while at := bisect_right(ascending, room):
-        fitting = [length for length in reversed(ascending[:at]) if lengths.count(length) < left[length]]
-        if not fitting:
-            break
-        goal = _highest(fillable, room)
-        chosen = next((length for length in fitting if fillable >> (goal - length) & 1), fitting[0]) if lengths else fitting[0]
-        lengths.append(chosen)
+def _fill_exactly(left: Mapping[int, int], room: int) -> list[int]:
+    """Lengths that fill a row as far as lengths alone can tell, of those the ones that most lines have."""
+    sums = _sums(tuple(left), room)
+    used: Counter[int] = Counter()
+    while fitting := [length for length, count in left.items() if length <= room and used[length] < count]:
+        best = (sums & (2 << room) - 1).bit_length() - 1
+        exact = [length for length in fitting if sums >> (best - length) & 1]
+        chosen = max(exact, key=lambda length: left[length] // (used[length] + 1)) if exact else fitting[-1]
+        used[chosen] += 1
         room -= chosen
-        ascending = ascending[: bisect_right(ascending, chosen)] if len(ascending) > _FITTED_LENGTHS else ascending
+    return list(used.elements())
+
+
+def _fill_largest(left: Mapping[int, int], ascending: list[int], room: int) -> list[int]:
+    """Lengths for a row, each the longest that fits."""
+    lengths: list[int] = []
+    at = len(ascending)
+    while at := bisect_right(ascending, room, hi=at):
+        at -= 1
+        times = min(room // ascending[at], left[ascending[at]])
+        lengths += [ascending[at]] * times
+        room -= times * ascending[at]
     return lengths
 
 
-def _highest(fillable: int, room: int) -> int:
-    """The largest sum up to `room` that lengths can make."""
-    return (fillable & ((2 << room) - 1)).bit_length() - 1
-
-
 @lru_cache(maxsize=256)
-def _fillable(lengths: tuple[int, ...], room: int) -> int:
-    """The sums up to `room` that these lengths make, as bits; of very many lengths any sum is taken to be one."""
-    if len(lengths) > _FITTED_LENGTHS:
-        return (2 << room) - 1
+def _sums(lengths: tuple[int, ...], room: int) -> int:
+    """The sums up to `room` that these lengths can make, as bits."""
     sums = 1
     for length in lengths:
         step = length
@@ -178,7 +186,9 @@ class Rows:
                 f"the shortest takes {shortest}, all fit from block_size={longest} on"
             )
         size = sum((length + 1) * count for length, count in lengths.items())
-        raise UserError(f"block_size={self._block_size} is more than all of {self._split.name}: at most {size} would do")
+        raise UserError(
+            f"block_size={self._block_size} is more than all of {self._split.name}: at most {size} would do"
+        )
 
     def at(self, rows: NDArray[Any]) -> Batch:
         """The rows with these numbers [B], from 0 on without end."""
@@ -202,7 +212,9 @@ class Rows:
     def _gather(self, place: I64) -> Batch:
         """The batch of rows given as (epoch, shard, row of the shard) [B, 3]."""
         build = self._aligned_rows if self._aligned else self._windows
-        kinds, group = np.unique(place[:, :2], axis=0, return_inverse=True) if len(place) else (place[:, :2], place[:, 0])
+        kinds, group = (
+            np.unique(place[:, :2], axis=0, return_inverse=True) if len(place) else (place[:, :2], place[:, 0])
+        )
         if len(kinds) == 1:
             return build(int(kinds[0, 0]), int(kinds[0, 1]), place[:, 2])
         batch = Batch(*(np.empty((len(place), self._block_size), np.int64) for _ in Batch._fields))
@@ -219,8 +231,11 @@ class Rows:
         return order, np.cumsum(self._shard_rows[order]) - self._shard_rows[order]
 
     def _find_prompt_ends(self, shard: int) -> I64:
+        """[2 n] where each line's prompt ends, and again a turn later of the ring that windows read a shard as."""
         assert self._mask_before is not None
-        return prompt_ends(self._split.shard(shard), self._mask_before)
+        text = self._split.shard(shard)
+        ends = prompt_ends(text, self._mask_before)
+        return np.concatenate((ends, ends + int(text.offsets[-1])))
 
     def _pack_shard(self, epoch: int, shard: int) -> _Packing:
         """Which lines each row of a shard holds: patterns in a random order, each slot a random line of its length."""
@@ -296,19 +311,19 @@ class Rows:
     def _windows(self, epoch: int, shard: int, rows: I64) -> Batch:
         """Contiguous windows of a shard, taken as a ring of characters from a random place of it on."""
         text, count = self._split.shard(shard), int(self._shard_rows[shard])
-        size = int(text.offsets[-1])
+        size, width = int(text.offsets[-1]), self._block_size
         first = derive_key("start", self._seed, epoch, shard) % size
         window = permute(rows, count, derive_key("windows", self._seed, epoch, shard)).astype(np.int64)
-        begins = (first + window * self._block_size) % size
-        source = (begins[:, None] + np.arange(self._block_size)) % size
-        tokens, targets = self._ids(text, source), self._ids(text, (source + 1) % size)
+        begins = (first + window * width) % size
+        source = begins[:, None] + np.arange(width + 1)
+        ids = self._ids(text, np.where(source < size, source, source - size))
+        tokens, targets, source = ids[:, :-1].copy(), ids[:, 1:].copy(), source[:, :-1]
         newline = tokens == self._vocabulary.newline
         line = np.cumsum(newline, axis=1) - newline
         if self._mask_before is not None and self._mask_per_line:
-            ends, lines = self._prompt_ends(shard), len(text.offsets) - 1
             first_line = np.searchsorted(text.offsets, begins, side="right") - 1
-            targets[(source < ends[(first_line[:, None] + line) % lines]) | newline] = IGNORE_INDEX
-        positions = np.broadcast_to(np.arange(self._block_size), tokens.shape).copy()
+            targets[(source < self._prompt_ends(shard)[first_line[:, None] + line]) | newline] = IGNORE_INDEX
+        positions = np.broadcast_to(np.arange(width), tokens.shape).copy()
         if not self._isolated:
             return self._masked_once(Batch(tokens, targets, np.zeros_like(tokens), positions))
         targets[newline] = IGNORE_INDEX
@@ -318,7 +333,8 @@ class Rows:
 
     def _ids(self, text: Text, places: I64) -> I64:
         """The ids of the characters at `places`; a place past the end gives the last one's."""
-        return self._vocabulary.ids[text.codes.take(places, mode="clip")]
+        ids: I64 = self._vocabulary.ids[text.codes.take(places, mode="clip")]
+        return ids
 
 
 def _narrow(lengths: I64) -> NDArray[Any]:
@@ -330,6 +346,3 @@ def batch_at(rows: Rows, iteration: int, rows_per_iteration: int, start: int, st
     """Rows start to stop of the rows_per_iteration that `iteration` trains on."""
     first = iteration * rows_per_iteration
     return rows.at(np.arange(first + start, first + stop))
-
-
-__all__ = ["IGNORE_INDEX", "NEWLINE", "Batch", "Pattern", "Rows", "batch_at", "pack"]

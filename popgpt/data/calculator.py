@@ -136,7 +136,7 @@ def _times(a: Any, b: Any) -> Any:
 
 
 def _scaled(value: Value, result_decimals: int, places: int) -> tuple[Any, Any]:
-    """Numerator and denominator whose quotient is the answer scaled: to result_decimals if it's rounded, else places."""
+    """Numerator and denominator of the answer, scaled to result_decimals if it is to be rounded, else to places."""
     if value.denominator is None:
         return value.numerator * 10 ** (places - value.places), None
     shift = result_decimals - value.places
@@ -144,12 +144,13 @@ def _scaled(value: Value, result_decimals: int, places: int) -> tuple[Any, Any]:
 
 
 def divide_half_even(numerator: I64, denominator: I64) -> I64:
-    """[n] the quotients rounded to whole numbers, halves to the even one. Denominators are not 0, magnitudes < 2**62."""
+    """[n] the quotients rounded to whole numbers, halves to the even one. Magnitudes < 2**62, denominators not 0."""
     sign = np.sign(denominator)
     numerator, denominator = numerator * sign, denominator * sign
     quotient = numerator // denominator
     twice = 2 * (numerator - quotient * denominator)
-    return quotient + ((twice > denominator) | ((twice == denominator) & (quotient % 2 == 1)))
+    rounded: I64 = quotient + ((twice > denominator) | ((twice == denominator) & (quotient % 2 == 1)))
+    return rounded
 
 
 def share_out(total: int, sizes: Sequence[int], weights: Sequence[int]) -> list[int]:
@@ -195,7 +196,9 @@ class Calculator:
     @property
     def alphabet(self) -> str:
         """Every character that a line of these options may hold, the newline not among them."""
-        signs = "".join(sign for form in self._forms for part in (form.prefixes, form.suffixes) for sign in "".join(part))
+        signs = "".join(
+            sign for form in self._forms for part in (form.prefixes, form.suffixes) for sign in "".join(part)
+        )
         minus = "-" if self._signed or "-" in signs else ""
         point = "." if self._answer_places or self._places else ""
         return "".join(sorted({*"0123456789", *signs, *minus, *point, SEPARATOR}))
@@ -208,7 +211,10 @@ class Calculator:
         return Text(codes, np.concatenate(([0], np.cumsum(sizes, dtype=np.int64))))
 
     def keys(self, lines: NDArray[Any]) -> U64:
-        """[n] hashes of the canonical prompts: alike for a+b and b+a, and for any order of a sum's or product's parts."""
+        """[n] hashes of the canonical prompts: alike for a+b and b+a, and for any order of a sum's or product's parts.
+
+        Which lines: numbers [n] from range(len(self)).
+        """
         parts = [self._keys(lines[at : at + _CHUNK]) for at in range(0, len(lines), _CHUNK)]
         return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
 
@@ -301,7 +307,9 @@ class Calculator:
     def _literals(self, form: NDArray[np.int64], texts: Sequence[str]) -> list[NDArray[np.uint8]]:
         """Columns [n] of the text that each form has here; 0 where it has none."""
         width = max(map(len, texts))
-        table = np.array([list(text.ljust(width, "\0").encode()) for text in texts], np.uint8).reshape(len(texts), width)
+        table = np.array([list(text.ljust(width, "\0").encode()) for text in texts], np.uint8).reshape(
+            len(texts), width
+        )
         return [column[form] for column in table.T]
 
     def _operand_columns(self, kind: NDArray[np.int64], values: I64) -> list[NDArray[np.uint8]]:

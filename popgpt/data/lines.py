@@ -79,7 +79,8 @@ def kinds(text: Text, ends: I64, symbols: str) -> NDArray[np.int64]:
 def _first_at_or_after(hits: I64, starts: NDArray[Any], limits: NDArray[Any]) -> I64:
     """[n] the first of the sorted `hits` from each start on, but at most its limit."""
     padded = np.append(hits, np.iinfo(np.int64).max)
-    return np.minimum(padded[np.searchsorted(hits, starts)], limits)
+    first: I64 = np.minimum(padded[np.searchsorted(hits, starts)], limits)
+    return first
 
 
 def hash_spans(codes: NDArray[Any], starts: NDArray[Any], stops: NDArray[Any]) -> U64:

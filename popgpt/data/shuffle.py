@@ -65,7 +65,8 @@ def _feistel(index: U64, size: U64, key: U64) -> U64:
         else:
             right = right + (_scramble(left, keyed) * rights >> np.uint64(32))
             right = np.minimum(right, right - rights)
-    return left | (right << shift)
+    image: U64 = left | (right << shift)
+    return image
 
 
 def _scramble(values: U64, keys: U64) -> U64:

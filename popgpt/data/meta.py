@@ -1,0 +1,69 @@
+"""What a dataset is, as it stands in the schema of each of its files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from popgpt.config import UserError
+from popgpt.data.vocabulary import Vocabulary
+
+SPLITS = ("train", "val", "test")
+FORMAT = 1
+SCHEMA_KEY = b"popgpt"
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What a dataset is. Counts are of lines, lengths are in characters without the newline.
+
+    generator: "calculator" or "text". options: what it was built with, as in the config. symbols: the characters that
+    tell kinds of prompts apart. by_kind: split -> kind -> lines. shard_lengths: split -> per shard, length -> lines.
+    characters_in: split -> character -> occurrences. overlaps: prompts, in canonical form, that are in two splits.
+    """
+
+    name: str
+    generator: str
+    options: dict[str, Any]
+    separator: str
+    characters: str
+    symbols: str
+    split_seed: int
+    lines: dict[str, int]
+    by_kind: dict[str, dict[str, int]]
+    shard_lengths: dict[str, list[dict[int, int]]]
+    characters_in: dict[str, dict[str, int]]
+    longest_line: int
+    longest_answer: int
+    overlaps: int
+    fingerprint: str
+    format: int = FORMAT
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The characters of all splits."""
+        return Vocabulary(self.characters)
+
+    def lengths(self, split: str) -> dict[int, int]:
+        """Length -> lines of a split."""
+        total: dict[int, int] = {}
+        for shard in self.shard_lengths[split]:
+            for length, count in shard.items():
+                total[length] = total.get(length, 0) + count
+        return dict(sorted(total.items()))
+
+    def to_json(self) -> str:
+        """The text that `from_json` reads."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Meta:
+        """Raises UserError where it is of another format."""
+        values = json.loads(text)
+        if values.get("format") != FORMAT:
+            raise UserError(f"dataset of format {values.get('format')}, this popgpt reads {FORMAT}: prepare it again")
+        for shards in values["shard_lengths"].values():
+            shards[:] = [{int(length): count for length, count in shard.items()} for shard in shards]
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
