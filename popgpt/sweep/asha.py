@@ -19,7 +19,8 @@ def goes_on(new: Score, recorded: Sequence[Score], reduction_factor: int) -> boo
     """Whether a trial goes on from a rung: it is in the top 1/eta of the rung's scores, its own included.
 
     The paper's top_k(rung, |rung| / eta), with at least one place, so the best so far always goes on. An equal score
-    stands behind those before it: trials that can't be told apart don't all go on. A trial without a finite score never does.
+    stands behind those before it: trials that can't be told apart don't all go on. One without a finite score never
+    does.
     """
     places = max(1, (len(recorded) + 1) // reduction_factor)
     return new[0] > -math.inf and sum(other >= new for other in recorded) < places
@@ -38,8 +39,9 @@ class AshaScheduler(FIFOScheduler):  # type: ignore[misc]
 
     Time is a report's `iteration`, never Ray's count of reports. A trial is judged once at each rung, by its first
     report at or past it; a report that passed several is judged at each, lowest first. A report without the metric is
-    no evaluation and is judged nowhere; one that is NaN or infinite is the worst. A trial that fails stands as the worst
-    at the rung it was heading for, until it reports again.
+    no evaluation and is judged nowhere; one that is NaN or infinite is the worst. A trial that fails stands as the
+    worst at the rung it was heading for, until it reports again. Trials go by the `id` in their config where there is
+    one, else by Ray's.
 
     Give it to Ray's TuneConfig without a metric there: with one, Ray ends the sweep at a report that lacks it.
     """
@@ -60,13 +62,13 @@ class AshaScheduler(FIFOScheduler):  # type: ignore[misc]
         return metric is None and mode is None
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self.add(trial.trial_id)
+        self.add(_id(trial))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
-        return str(TrialScheduler.CONTINUE if self.judge(trial.trial_id, result) else TrialScheduler.STOP)
+        return str(TrialScheduler.CONTINUE if self.judge(_id(trial), result) else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        self.fail(trial.trial_id)
+        self.fail(_id(trial))
 
     def debug_string(self) -> str:
         counts = [f"{at}: {len(scores)}" for b in self._scores for at, scores in b.items()]
@@ -162,6 +164,10 @@ def scheduler(sweep: Sweep) -> AshaScheduler | None:
     if sweep.asha is None:
         return None
     return AshaScheduler(sweep.metric, rungs(sweep.asha, sweep.max_t), sweep.asha.reduction_factor, sweep.max_t)
+
+
+def _id(trial: Any) -> str:
+    return str(trial.config.get("id", trial.trial_id))
 
 
 def _plain(value: float) -> float | None:

@@ -25,15 +25,13 @@ from popgpt.config import (
     parse_overrides,
     read_yaml,
 )
+from popgpt.data import calculator
 
 METRICS = {"exact_match": "max", "token_accuracy": "max", "val_loss": "min"}
 KINDS = ("choice", "uniform", "loguniform", "randint", "grid")
 RANGES = ("uniform", "loguniform", "randint")
 HEADS = frozenset({"d_head", "n_head"})
-DATA = frozenset(
-    {"dataset", "data_dir", "data_seed", "train_lines", "val_lines", "test_lines"}
-    | {"operations", "integer_digits", "decimals", "result_decimals"}
-)
+DATA = frozenset({"dataset", "data_dir", "data_seed", "train_lines", "val_lines", "test_lines", *calculator.OPTIONS})
 RUN = frozenset(
     {"out_dir", "init_from", "device", "workers", "experiment"}
     | {"mlflow_log", "wandb_log", "wandb_project", "wandb_run_name"}
@@ -152,7 +150,7 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     own, run = _split(parse_overrides(overrides, _override_fields()))
     file = _validate(_overlay(read_yaml(path), own), source)
     base = read_yaml(Path(path).parent / file.config if "config" not in own else file.config)
-    domains = {key: value for key, value in run.items() if isinstance(value, dict)}
+    domains = {key: value for key, value in run.items() if isinstance(value, dict) and set(KINDS) & value.keys()}
     given = {key: spec for key, spec in file.space.items() if ALIASES.get(key, key) not in _replaced(run)}
     space, fixed = _read_space({**given, **domains}, source)
     base = merge(merge(base, fixed), {key: value for key, value in run.items() if key not in domains})

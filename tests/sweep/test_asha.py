@@ -221,7 +221,7 @@ def test_on_ray_tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         results = tune.Tuner(
             trainable,
-            param_space={"q": tune.grid_search([0.9, 0.1, 0.5, NAN])},
+            param_space={"id": tune.sample_from(lambda c: f"q={c['q']}"), "q": tune.grid_search([0.9, 0.1, 0.5, NAN])},
             tune_config=tune.TuneConfig(scheduler=asha, max_concurrent_trials=1, reuse_actors=True),
             run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
         ).fit()
@@ -230,7 +230,7 @@ def test_on_ray_tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     last = {str(r.config["q"]): r.metrics.get("iteration") for r in results if r.config}
     assert last == {"0.9": 400, "0.1": 100, "0.5": None, "nan": 100}
     assert len(results.errors) == 1
-    assert sorted(asha.state()["reasons"].values()) == [
-        "asha: rung 100: exact_match 0.1 below 0.9",
-        "asha: rung 100: exact_match is not a finite number",
-    ]
+    assert asha.state()["reasons"] == {
+        "q=0.1": "asha: rung 100: exact_match 0.1 below 0.9",
+        "q=nan": "asha: rung 100: exact_match is not a finite number",
+    }
