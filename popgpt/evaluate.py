@@ -12,6 +12,7 @@ from popgpt import cli
 from popgpt.config import UserError
 
 if TYPE_CHECKING:
+    from popgpt.data.dataset import Dataset
     from popgpt.model.gpt import GPT
 
 Scores = dict[str, Any]
@@ -32,13 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     from popgpt.training.checkpoint import open_model
+    from popgpt.training.evaluation import evaluate_split
     from popgpt.training.world import pick_device
 
     model, state = open_model(args.run, pick_device(args.device))
     if args.file:
         scores = score_file(model, state, Path(args.file), args.data_dir)
     else:
-        scores = score_split(model, state, args.split, args.data_dir)
+        dataset = open_its_dataset(state, args.data_dir)
+        scores = {"split": args.split, **evaluate_split(model, dataset, args.split)}
     if args.json:
         print(json.dumps(scores, indent=2))
     else:
@@ -46,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def open_its_dataset(state: dict[str, Any], data_dir: str | None) -> Any:
+def open_its_dataset(state: dict[str, Any], data_dir: str | None) -> Dataset:
     """The dataset that a checkpoint was trained on. Raises UserError where it is gone or another."""
     from popgpt.data.dataset import dataset_path, open_dataset
     from popgpt.training.checkpoint import config_of
@@ -59,16 +62,6 @@ def open_its_dataset(state: dict[str, Any], data_dir: str | None) -> Any:
             f"(fingerprint {dataset.meta.fingerprint[:12]}, should be {state['fingerprint'][:12]})"
         )
     return dataset
-
-
-def score_split(model: GPT, state: dict[str, Any], split: str, data_dir: str | None) -> Scores:
-    """Scores on the whole of a split."""
-    from popgpt.training.evaluation import evaluate
-    from popgpt.training.world import World
-
-    dataset = open_its_dataset(state, data_dir)
-    whole = model.config.model_copy(update={"eval_iters": len(dataset.split(split))})
-    return {"split": split, **evaluate(model, dataset, split, whole, World(model.tokens.weight.device))}
 
 
 def score_file(model: GPT, state: dict[str, Any], path: Path, data_dir: str | None) -> Scores:
@@ -116,22 +109,16 @@ def read_lines(path: Path, separator: str) -> list[str]:
 
 def print_scores(scores: Scores) -> None:
     """A few lines for people."""
-    print(f"{scores.get('split') or scores.get('file')}: {in_words(scores)}")
+    from popgpt.progress import describe_exact_match
+
+    print(f"{scores.get('split') or scores.get('file')}: {describe_exact_match(scores)}")
     for symbol, part in scores["by_operation"].items():
         print(f"  {symbol}  {part['exact_match']:.2%} [{part['low']:.2%}, {part['high']:.2%}] of {part['n']:,}")
     if "unseen" in scores:
         print(f"{scores['seen_in_training']:,} of these prompts are in the training split; on the others:")
-        print(f"  {in_words(scores['unseen'])}")
+        print(f"  {describe_exact_match(scores['unseen'])}")
     else:
         print(f"val loss {scores['val_loss']:.4f}, token accuracy {scores['token_accuracy']:.2%} (teacher-forced)")
-
-
-def in_words(scores: Scores) -> str:
-    """Exact match with its 95% interval."""
-    if not scores["exact_match_n"]:
-        return "no lines"
-    low, high = scores["exact_match_low"], scores["exact_match_high"]
-    return f"exact match {scores['exact_match']:.2%} [{low:.2%}, {high:.2%}] of {scores['exact_match_n']:,} lines"
 
 
 if __name__ == "__main__":

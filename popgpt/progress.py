@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar on a terminal, a line per logged iteration elsewhere."""
+"""What a person sees while a run trains or a sweep goes on: live on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from popgpt.config import Config
+from popgpt.sweep.record import Record
+from popgpt.sweep.report import table
 
 Row = dict[str, Any]
 
@@ -40,9 +42,7 @@ class TrainingProgress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *ending: object) -> None:
         if self._console.is_terminal:
             self._bar.stop()
 
@@ -86,13 +86,51 @@ class Rate:
         return lines_per_second, per_iteration * (self._max_iters - row["iteration"])
 
 
+class SweepProgress:
+    """Shows a sweep as it goes: one live table on a terminal, a line for each event elsewhere. Use as a context."""
+
+    def __init__(self, record: Record, console: Console | None = None):
+        self._record = record
+        self._console = console or Console(stderr=True)
+        self._live = Live(console=self._console, transient=True, refresh_per_second=2)
+
+    def __enter__(self) -> SweepProgress:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *ending: object) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def __call__(self, name: str, event: str) -> None:
+        """Show an event of a trial that the record has taken in."""
+        if self._console.is_terminal:
+            self._live.update(table(list(self._record.trials.values()), self._record.sweep.metric))
+            return
+        trial = self._record.trials[name]
+        if event == "started":
+            text = "  ".join(f"{key}={value}" for key, value in trial["config"].items())
+        elif event == "reported":
+            row = trial["metrics"][-1]
+            text = f"iteration {row['iteration']}  loss {row['train_loss']:.4f}  {describe_exact_match(row)}"
+        else:
+            text = ": ".join(filter(None, (trial["status"], trial["reason"])))
+        self._console.print(f"trial {name}  {text}", highlight=False, soft_wrap=True)
+
+
+def describe_exact_match(scores: Row) -> str:
+    """Exact match with its 95% interval."""
+    if not scores["exact_match_n"]:
+        return "exact match of no lines"
+    low, high = scores["exact_match_low"], scores["exact_match_high"]
+    return f"exact match {scores['exact_match']:.2%} [{low:.2%}, {high:.2%}] of {scores['exact_match_n']:,} lines"
+
+
 def describe_scores(scores: Row) -> str:
     """Exact match with its interval, loss and token accuracy, in one line."""
-    return (
-        f"exact match {scores['exact_match']:.2%} "
-        f"[{scores['exact_match_low']:.2%}, {scores['exact_match_high']:.2%}] of {scores['exact_match_n']:,}"
-        f"  val loss {scores['val_loss']:.4f}  token accuracy {scores['token_accuracy']:.2%}"
-    )
+    others = f"val loss {scores['val_loss']:.4f}  token accuracy {scores['token_accuracy']:.2%}"
+    return f"{describe_exact_match(scores)}  {others}"
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "popgpt"
 FLOORS = [
-    {"config", "data"},
+    {"config", "files", "data"},
     {"model", "sweep", "tracking"},
     {"training"},
     {"cluster"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import shutil
 import threading
 import time
 import uuid
@@ -37,7 +37,8 @@ def train_on_workers(
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     channel = Channel.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
-    group = _Group(_make_trainer(config, resources, channel))
+    scratch = Path(config.out_dir) / f"ray-{uuid.uuid4().hex[:8]}"
+    group = _Group(_make_trainer(config, resources, channel, scratch))
     result: Row | None = None
     try:
         while True:
@@ -57,6 +58,7 @@ def train_on_workers(
         channel.stop.remote()
         group.wait()
         ray.kill(channel)
+        shutil.rmtree(scratch, ignore_errors=True)
     if result is None:
         raise group.failure or RuntimeError("the workers ended without a result")
     return result
@@ -83,21 +85,12 @@ class _Group:
         self._thread.join()
 
 
-def _make_trainer(config: Config, resources: dict[str, float], channel: Any) -> TorchTrainer:
+def _make_trainer(config: Config, resources: dict[str, float], channel: Any, scratch: Path) -> TorchTrainer:
     use_gpu = bool(resources.get("GPU"))
     settings = {"config": config.model_dump(), "channel": channel, "cpus": resources["CPU"], "gpu": use_gpu}
     return TorchTrainer(
         work,
         train_loop_config=settings,
-        scaling_config=ScalingConfig(config.workers, use_gpu=use_gpu, resources_per_worker=resources),
-        run_config=RunConfig(name=f"ray-{uuid.uuid4().hex[:8]}", storage_path=str(Path(config.out_dir))),
+        scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=use_gpu, resources_per_worker=resources),
+        run_config=RunConfig(name=scratch.name, storage_path=str(scratch.parent)),
     )
-
-
-def forget_ray_files(out_dir: str) -> None:
-    """Remove what Ray Train leaves in a run's folder; the run's own files say it all."""
-    for folder in Path(out_dir).glob("ray-*"):
-        with contextlib.suppress(OSError):
-            for path in sorted(folder.rglob("*"), reverse=True):
-                path.rmdir() if path.is_dir() else path.unlink()
-            folder.rmdir()

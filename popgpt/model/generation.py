@@ -58,7 +58,10 @@ def _decode(
     temperature: float,
     generator: torch.Generator | None,
 ) -> NDArray[np.int64]:
-    """[B, up to max_new_tokens] what each row wrote; rows are right-padded while they are read; padding is overwritten in the cache as each row grows."""
+    """[B, up to max_new_tokens] what each row wrote.
+
+    Rows are right-padded while they are read; the padding is overwritten in the cache as each row grows.
+    """
     device = model.tokens.weight.device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     B, P = len(prompts), int(lengths.max())

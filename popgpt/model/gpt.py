@@ -37,7 +37,8 @@ class RowDropout(nn.Module):
     """Dropout whose mask is a pure function of (row key, position, feature, site).
 
     A row keeps its mask whatever the batch it is in, so a run does not depend on how its rows are shared out
-    between micro-steps and workers. The bits are MurmurHash3's 32-bit finalizer over a counter, but for its last shift, which mixes the low bits.
+    between micro-steps and workers. The bits are MurmurHash3's 32-bit finalizer over a counter, but for its last
+    shift, which mixes the low bits.
     """
 
     def __init__(self, rate: float, site: int):

@@ -12,8 +12,9 @@ import torch
 
 from popgpt.config import Config, UserError, make_config
 from popgpt.data.vocabulary import Vocabulary
+from popgpt.files import sync_folder, write_atomic
 from popgpt.model.gpt import GPT
-from popgpt.training.folder import BEFORE_LAST, BEST, LAST, sync_folder, write_atomic
+from popgpt.training.folder import BEFORE_LAST, BEST, LAST
 
 FORMAT = 1
 SEAL = b"popgpt/sha256:"

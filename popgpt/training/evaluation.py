@@ -152,3 +152,10 @@ def evaluate(model: GPT, dataset: Dataset, split: str, config: Config, world: Wo
         "token_accuracy": correct_sum / targets_sum,
         **exact_match_metrics(np.array(flat, dtype=np.int64).reshape(counts.shape), meta.symbols),
     }
+
+
+def evaluate_split(model: GPT, dataset: Dataset, split: str) -> dict[str, Any]:
+    """Scores on the whole of a split, in this process."""
+    rows = make_rows(model.config, dataset, split, seed=0).rows_per_epoch
+    whole = model.config.model_copy(update={"eval_iters": rows})
+    return evaluate(model, dataset, split, whole, World(model.tokens.weight.device))

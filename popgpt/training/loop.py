@@ -17,6 +17,7 @@ from popgpt.config import Config, UserError
 from popgpt.data.batches import IGNORE_INDEX, Rows
 from popgpt.data.dataset import Dataset
 from popgpt.data.shuffle import derive_key, mix
+from popgpt.files import write_json
 from popgpt.model.gpt import GPT
 from popgpt.training import checkpoint, folder
 from popgpt.training.evaluation import batch_loss, evaluate, make_rows
@@ -76,7 +77,7 @@ def fit(
     result = summarize(run, config, dataset, world, time.perf_counter() - started)
     if log:
         log.close()
-        folder.write_json(Path(config.out_dir) / folder.RESULT, result)
+        write_json(Path(config.out_dir) / folder.RESULT, result)
     return result
 
 

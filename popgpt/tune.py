@@ -1,0 +1,242 @@
+"""Sweep a search space: `python -m popgpt.tune SPACE [key=value ...] [--samples N] [--resume | --force]`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from popgpt import cli
+from popgpt.config import Config, UserError
+
+if TYPE_CHECKING:
+    from popgpt.data.dataset import Dataset
+    from popgpt.sweep.asha import AshaScheduler
+    from popgpt.sweep.record import Record
+    from popgpt.sweep.space import Sweep
+    from popgpt.tracking import Run
+
+Row = dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Sweep as the command line says. Returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m popgpt.tune",
+        description="Find the best configuration of a search space with Ray Tune and ASHA.",
+        epilog=cli.parameters_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("space", help="YAML file of the search space")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="the sweep's keys or the base config's; a swept one is pinned"
+    )
+    parser.add_argument("--samples", metavar="N", help="the same as num_samples=N")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--resume", action="store_true", help="go on with the sweep in out_dir")
+    start.add_argument("--force", action="store_true", help="start anew; a sweep in out_dir is moved to OUT_DIR.old-N")
+    args = parser.parse_intermixed_args(argv)
+
+    from popgpt.sweep.space import load_sweep
+
+    samples = [f"num_samples={args.samples}"] if args.samples else []
+    return tune(load_sweep(args.space, [*args.overrides, *samples]), args.resume, args.force)
+
+
+def tune(sweep: Sweep, resume: bool, force: bool) -> int:
+    """Run the sweep's trials, pick the winner, score it on the test split, tell. Returns the exit code."""
+    from popgpt import tracking
+    from popgpt.data.dataset import ensure_dataset
+    from popgpt.progress import SweepProgress
+    from popgpt.sweep import asha
+
+    started = time.monotonic()
+    out_dir = Path(sweep.out_dir).resolve()
+    record = begin(sweep, out_dir, resume, force)
+    base = cli.absolute(sweep.config())
+    dataset = ensure_dataset(base)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    scheduler = asha.scheduler(sweep)
+    if scheduler and record.asha:
+        scheduler.load_state(record.asha)
+    mirror = Mirror(record, out_dir, base, resume)
+    winner = None
+    try:
+        with SweepProgress(record) as progress:
+
+            def told(name: str, event: str, what: Row) -> None:
+                record.take(name, event, what, scheduler.reason(name) if scheduler else None)
+                record.write(out_dir, scheduler.state() if scheduler else None)
+                mirror.take(name, event, what)
+                progress(name, event)
+
+            run_trials(record, out_dir, base, scheduler, told, resume)
+        record.interrupt()
+        winner = crown(record, out_dir, dataset, base) if not record.unfinished() else None
+        record.write(out_dir, scheduler.state() if scheduler else None, winner)
+    finally:
+        mirror.finish(winner)
+        tracking.flush()
+    show(record, out_dir, winner, time.monotonic() - started)
+    return 0 if winner else 130 if record.unfinished() else 1
+
+
+def begin(sweep: Sweep, out_dir: Path, resume: bool, force: bool) -> Record:
+    """The record of a new sweep, or of the one to go on with. Raises UserError where a sweep is in the way."""
+    from popgpt.sweep import record, space
+
+    trials = record.Record(sweep, space.sample(sweep))
+    if resume:
+        trials.take_up(record.read(out_dir))
+    elif (out_dir / record.FILE).exists():
+        if not force:
+            raise UserError(
+                f"out_dir={sweep.out_dir} holds a sweep already: go on with it by --resume, give another out_dir, "
+                f"or start anew by --force, which moves it to {sweep.out_dir}.old-N"
+            )
+        number = next(n for n in range(1, 10**6) if not out_dir.with_name(f"{out_dir.name}.old-{n}").exists())
+        out_dir.rename(out_dir.with_name(f"{out_dir.name}.old-{number}"))
+    return trials
+
+
+def trial_config(record: Record, out_dir: Path, name: str, resume: bool) -> Config:
+    """The config of a trial: its own folder, and the state in it where an earlier process left one."""
+    from popgpt.training import folder
+
+    trial_dir = out_dir / "trials" / name
+    config = record.sweep.config(record.trials[name]["config"])
+    going_on = resume and any((trial_dir / state).exists() for state in (folder.LAST, folder.BEFORE_LAST))
+    update = {"out_dir": str(trial_dir), "init_from": "resume" if going_on else config.init_from}
+    return cli.absolute(config.model_copy(update=update))
+
+
+def run_trials(
+    record: Record,
+    out_dir: Path,
+    base: Config,
+    scheduler: AshaScheduler | None,
+    told: Callable[[str, str, Row], None],
+    resume: bool,
+) -> None:
+    """Run what is unfinished under Ray Tune. Returns early at Ctrl-C."""
+    from popgpt.cluster import session, trials
+
+    configs = {name: trial_config(record, out_dir, name, resume).model_dump() for name in record.unfinished()}
+    if not configs:
+        return
+    resources = session.connect(dashboard=base.workers > 1)
+    try:
+        trials.run_trials(record.sweep, configs, base.workers, resources, scheduler, out_dir, told)
+    finally:
+        session.disconnect()
+        shutil.rmtree(out_dir / "ray", ignore_errors=True)
+
+
+def crown(record: Record, out_dir: Path, dataset: Dataset, base: Config) -> Row | None:
+    """Copy the winner's folder to OUT/best and score it, once, on the test split. None where no trial has a score."""
+    from popgpt.sweep import report
+    from popgpt.training.checkpoint import open_model
+    from popgpt.training.evaluation import evaluate_split
+    from popgpt.training.world import pick_device
+
+    winner = report.best(list(record.trials.values()), record.sweep.metric)
+    if winner is None:
+        return None
+    best, new = out_dir / "best", out_dir / ".best.new"
+    for old in (best, new):
+        shutil.rmtree(old, ignore_errors=True)
+    shutil.copytree(out_dir / "trials" / winner["id"], new)
+    new.rename(best)
+    model, _ = open_model(best, pick_device(base.device))
+    return {"id": winner["id"], "run_dir": str(best), "test": evaluate_split(model, dataset, "test")}
+
+
+class Mirror:
+    """The sweep in MLflow and W&B: a parent run, and a child for each trial."""
+
+    def __init__(self, record: Record, out_dir: Path, base: Config, resume: bool):
+        self._record = record
+        self._out_dir = out_dir
+        self._resume = resume
+        self._parent = self._start(out_dir.name, base, None, out_dir)
+        self._runs: dict[str, Run] = {}
+
+    def _start(self, name: str, config: Config, trial: str | None, folder: Path) -> Run:
+        from popgpt import tracking
+
+        return tracking.start(
+            config,
+            experiment=config.experiment or config.dataset,
+            name=name,
+            params=config.model_dump(),
+            tags={"sweep": self._out_dir.name, "trial": trial, "search_space": self._record.sweep.source},
+            parent=self._parent if trial else None,
+            folder=folder,
+            resume=self._resume,
+        )
+
+    def take(self, name: str, event: str, what: Row) -> None:
+        """Mirror what Ray Tune tells of a trial."""
+        if event == "started":
+            config = trial_config(self._record, self._out_dir, name, resume=False)
+            self._runs[name] = self._start(f"{self._out_dir.name}/{name}", config, name, Path(config.out_dir))
+        elif event == "reported":
+            self._runs[name].log(what["rows"])
+        else:
+            self._end(name)
+
+    def _end(self, name: str) -> None:
+        from popgpt.sweep import report
+        from popgpt.training import folder
+
+        trial, run = self._record.trials[name], self._runs.pop(name)
+        for file in (folder.CONFIG, folder.RESULT, folder.BEST):
+            if (path := self._out_dir / "trials" / name / file).exists():
+                run.artifact(path)
+        run.finish(trial["status"], report.best_row(trial, self._record.sweep.metric), {"reason": trial["reason"]})
+
+    def finish(self, winner: Row | None) -> None:
+        """Mirror the end of the sweep, and of the trials that it cut short."""
+        from popgpt.sweep import record
+
+        for name in list(self._runs):
+            self._end(name)
+        if (self._out_dir / record.FILE).exists():
+            self._parent.artifact(self._out_dir / record.FILE)
+        if winner:
+            self._parent.artifact(winner["run_dir"], "best")
+            self._parent.finish("completed", winner["test"], {"best_trial": winner["id"], "split": "test"})
+        else:
+            self._parent.finish("interrupted" if self._record.unfinished() else "failed")
+
+
+def show(record: Record, out_dir: Path, winner: Row | None, seconds: float) -> None:
+    """The answer: the ranked trials, the winner, where it is, and how to look further."""
+    from rich.console import Console
+
+    from popgpt import tracking
+    from popgpt.progress import describe_exact_match
+    from popgpt.sweep import report
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(report.table(list(record.trials.values()), record.sweep.metric))
+    total = sum(report.iterations(trial) for trial in record.trials.values())
+    print(f"\n{len(record.trials)} trials, {total:,} iterations, {seconds:.0f} s")
+    if record.unfinished():
+        print(f"{len(record.unfinished())} trials are not finished; go on with the same command and --resume")
+    if winner:
+        print(f"winner: trial {winner['id']}, on the test split: {describe_exact_match(winner['test'])}")
+        print("  chosen on the validation split, scored once on the test split")
+        print(f"checkpoint: {out_dir / 'best' / 'ckpt.pt'}")
+        config = shlex.quote(str(out_dir / "best" / "config.yaml"))
+        print(f"train it again: python -m popgpt.train {config} out_dir=out/again")
+        print(f"ask it: python -m popgpt.sample {shlex.quote(str(out_dir / 'best'))} '12.5+7.3='")
+    print(f"compare the runs: {tracking.ui_command()}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
