@@ -34,6 +34,7 @@ LONGEST_PARAM = 6000
 LONGEST_TAG = 5000
 GATHER_SECONDS = 1.0
 RETRY_SECONDS = (2.0, 60.0)
+PATIENCE_SECONDS = 5.0
 ARTIFACT_TRIES = 5
 REFUSAL_CODES = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"}
 REFUSALS = (ImportError, FileNotFoundError, KeyError, TypeError, AttributeError)
@@ -68,7 +69,7 @@ def _sqlite_path(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
 
 
-@dataclass
+@dataclass(eq=False)
 class Operation:
     """One thing to record: `kind` is start, metrics, tags, artifact or finish; `data` is plain."""
 
@@ -165,14 +166,14 @@ def start(
 
 
 def flush(timeout: float = 30.0) -> bool:
-    """Send what is queued, at most `timeout` seconds long, and less where a service does not answer. What stays unsent
-    is written to tracking.json in each run's folder. Whether everything was sent.
+    """Send what is queued, at most `timeout` seconds long, and less where a service did not answer before. What stays
+    unsent is written to tracking.json in each run's folder. Whether everything was sent.
     """
-    deadline = time.monotonic() + timeout
-    for sender in _senders.values():
-        sender.hurry()
-    sent = [sender.wait(deadline) for sender in _senders.values()]
-    for run in {run: None for sender in _senders.values() for run in sender.runs}:
+    now = time.monotonic()
+    senders = list(_senders.values())
+    deadlines = [now + (timeout if sender.hurry() else min(timeout, PATIENCE_SECONDS)) for sender in senders]
+    sent = [sender.wait(deadline) for sender, deadline in zip(senders, deadlines, strict=True)]
+    for run in dict.fromkeys(run for sender in senders for run in sender.runs):
         _write_left(run)
     return all(sent)
 
@@ -254,11 +255,13 @@ class Sender:
             self._queue.append((run, operation))
             self._changed.notify_all()
 
-    def hurry(self) -> None:
-        """Send at once, whatever pause is on."""
+    def hurry(self) -> bool:
+        """Send at once, whatever pause is on. Whether the service answered so far."""
         with self._changed:
+            answered = not self._failures
             self._hurry, self._failures = bool(self._queue), 0
             self._changed.notify_all()
+            return answered
 
     def wait(self, deadline: float) -> bool:
         """Until the queue is empty, an attempt has failed, or `deadline` (monotonic seconds). Whether all was sent."""
