@@ -1,25 +1,22 @@
 """The calculator's lines: exact arithmetic in scaled integers, any line at once from its number.
 
-Nothing else in the package knows arithmetic. A *form* is what a prompt looks like without its operands, `a+b` or
-`(a-b)*c`; a *cell* is a form with the shape of each operand. Lines are shared out between operations, then cells.
+Nothing else in the package knows arithmetic; which prompts there are is the grammar's.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from fractions import Fraction
-from itertools import product
-from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from popgpt.config import Config, UserError
+from popgpt.data.grammar import Grammar, Tree
 from popgpt.data.lines import Text
-from popgpt.data.operands import I64, operand, shape_table, shapes
-from popgpt.data.shuffle import LARGEST, U64, derive_key, mix, permute
+from popgpt.data.operands import I64
+from popgpt.data.shuffle import U64, derive_key, mix
 
 OPTIONS = (
     "operations",
@@ -34,21 +31,8 @@ OPTIONS = (
     "balance",
 )
 SEPARATOR = "="
-MOST_CELLS = 2**18
 _CHUNK = 2**15
 _LIMIT = 2**62
-
-Tree = int | tuple[str, Any, Any]
-"""An operand's number, or an operation and what stands on its two sides."""
-
-
-class Form(NamedTuple):
-    """A prompt without its operands: `prefixes[i]` and `suffixes[i]` stand round operand i."""
-
-    operations: str
-    prefixes: tuple[str, ...]
-    suffixes: tuple[str, ...]
-    tree: Tree
 
 
 class Value(NamedTuple):
@@ -57,60 +41,6 @@ class Value(NamedTuple):
     numerator: Any
     denominator: Any
     places: int
-
-
-def forms(operations: str, terms: int, parentheses: bool) -> list[Form]:
-    """Every form, by operations. A pair of parentheses stands only where it changes what is done first."""
-    found = []
-    for chosen in product(operations, repeat=terms - 1):
-        plain = _parse(chosen, None)
-        groups = [(i, j) for i in range(terms) for j in range(i + 1, terms) if parentheses and (i, j) != (0, terms - 1)]
-        for group in [None, *groups]:
-            tree = _parse(chosen, group)
-            if (group is None or tree != plain) and not _divides_by_sum(tree):
-                opening = ["(" if group and i == group[0] else "" for i in range(terms)]
-                closing = tuple(")" if group and i == group[1] else "" for i in range(terms))
-                prefixes = tuple(sign + bracket for sign, bracket in zip(("", *chosen), opening, strict=True))
-                found.append(Form("".join(chosen), prefixes, closing, tree))
-    return found
-
-
-def _parse(operations: Sequence[str], group: tuple[int, int] | None, first: int = 0) -> Tree:
-    """The tree of operands first, first + 1, ...; those of `group` are worked out first."""
-    operands: list[Tree] = list(range(first, first + len(operations) + 1))
-    signs = list(operations)
-    if group is not None:
-        low, high = group[0] - first, group[1] - first
-        operands[low : high + 1] = [_parse(signs[low:high], None, group[0])]
-        signs[low:high] = []
-    for family in ("*/", "+-"):
-        at = 0
-        while at < len(signs):
-            if signs[at] in family:
-                operands[at : at + 2] = [(signs.pop(at), operands[at], operands[at + 1])]
-            else:
-                at += 1
-    return operands[0]
-
-
-def _leaves(tree: Tree) -> list[int]:
-    return [tree] if isinstance(tree, int) else _leaves(tree[1]) + _leaves(tree[2])
-
-
-def _divisors(tree: Tree) -> list[Tree]:
-    """Whatever stands to the right of a division."""
-    if isinstance(tree, int):
-        return []
-    return _divisors(tree[1]) + _divisors(tree[2]) + ([tree[2]] if tree[0] == "/" else [])
-
-
-def _divides_by_sum(tree: Tree) -> bool:
-    """Whether a divisor might come out as 0."""
-
-    def sums(part: Tree) -> bool:
-        return not isinstance(part, int) and (part[0] in "+-" or sums(part[1]) or sums(part[2]))
-
-    return any(sums(divisor) for divisor in _divisors(tree))
 
 
 def evaluate(tree: Tree, operands: Sequence[Any], places: int, subtract: Callable[[Any, Any], Any]) -> Value:
@@ -153,42 +83,17 @@ def divide_half_even(numerator: I64, denominator: I64) -> I64:
     return rounded
 
 
-def share_out(total: int, sizes: Sequence[int], weights: Sequence[int]) -> list[int]:
-    """`total` shared out by weight; who has less than his share gives all, and the others give the rest.
-
-    `total` is at most the sum of `sizes`.
-    """
-    shares = [0] * len(sizes)
-    left, weight_left = total, sum(weights)
-    for i in sorted(range(len(sizes)), key=lambda i: (Fraction(sizes[i], weights[i]), i)):
-        shares[i] = min(sizes[i], left * weights[i] // weight_left)
-        left -= shares[i]
-        weight_left -= weights[i]
-    return shares
-
-
-class Cells(NamedTuple):
-    """Arrays by cell: form [C], shapes [terms, C] as indices into the shape table, size [C], quota's start [C + 1]."""
-
-    form: NDArray[np.int64]
-    shapes: NDArray[np.int64]
-    sizes: U64
-    starts: U64
-
-
 class Calculator:
     """`lines` distinct prompts with their answers, in an order that `seed` decides. Raises UserError if impossible."""
 
     def __init__(self, config: Config, lines: int, seed: int) -> None:
         self._lines = lines
-        self._seed = seed
         self._result_decimals = config.result_decimals
         self._signed = config.signed
-        self._forms = forms(config.operations, config.terms, config.parentheses)
-        self._places = max(_digits(config.decimals, sign) for sign in config.operations)
-        self._integer = max(_digits(config.integer_digits, sign) for sign in config.operations)
+        self._grammar = Grammar(config, lines, seed)
+        self._forms = self._grammar.forms
+        self._integer, self._places = self._grammar.integer_digits, self._grammar.places
         self._answer_places, self._answer_bound = self._bound_answers()
-        self._cells = self._share_lines(config)
 
     def __len__(self) -> int:
         return self._lines
@@ -236,47 +141,6 @@ class Calculator:
             )
         return places, max(bounds)
 
-    def _share_lines(self, config: Config) -> Cells:
-        known: dict[Any, int] = {}
-        by_form = []
-        for form in self._forms:
-            nonzero = {leaf for divisor in _divisors(form.tree) for leaf in _leaves(divisor)}
-            by_form.append(
-                [
-                    [known.setdefault(shape, len(known)) for shape in _slot_shapes(config, form, slot, slot in nonzero)]
-                    for slot in range(config.terms)
-                ]
-            )
-        count = sum(prod(map(len, slots)) for slots in by_form)
-        if count > MOST_CELLS:
-            raise UserError(
-                f"these options make {count} combinations of operand lengths, more than {MOST_CELLS}: "
-                "use fewer terms, operations, integer_digits or decimals"
-            )
-        self._table = shape_table(list(known), self._places, 2 ** (60 // config.terms))
-        grids = [np.stack([grid.ravel() for grid in np.meshgrid(*slots, indexing="ij")]) for slots in by_form]
-        sizes = [self._table.ranks[grid].prod(axis=0) for grid in grids]
-        weights = [prod(config.operation_weights.get(sign, 1) for sign in form.operations) for form in self._forms]  # type: ignore[call-overload]
-        quotas = _quotas(self._lines, sizes, weights)
-        form_of_cell = np.repeat(np.arange(len(grids)), [grid.shape[1] for grid in grids])
-        starts = np.concatenate(([0], np.cumsum(quotas, dtype=np.uint64))).astype(np.uint64)
-        return Cells(form_of_cell, np.concatenate(grids, axis=1), np.concatenate(sizes), starts)
-
-    def _operands(self, lines: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64], list[I64]]:
-        """The form [n] of each line, the shapes [terms, n] of its operands, and their values [n] each."""
-        place = permute(lines, self._lines, derive_key("lines", self._seed))
-        cell = np.searchsorted(self._cells.starts, place, side="right") - 1
-        size = self._cells.sizes[cell]
-        cell_key = mix(cell.astype(np.uint64) + np.uint64(derive_key("cells", self._seed) >> 1))
-        index = permute(place - self._cells.starts[cell], size, cell_key)
-        salt, kinds, values = index ^ cell_key, self._cells.shapes[:, cell], []
-        for slot, kind in enumerate(kinds):
-            ranks = self._table.ranks[kind]
-            rest = index // ranks
-            values.append(operand(self._table, kind, index - rest * ranks, salt + np.uint64(slot)))
-            index = rest
-        return self._cells.form[cell], kinds, values
-
     def _answers(self, form: NDArray[np.int64], operands: list[I64]) -> I64:
         """[n] the answers, scaled by 10**answer_places."""
         answers = np.empty(len(form), np.int64)
@@ -292,7 +156,7 @@ class Calculator:
 
     def _text(self, lines: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """The codes [C] of the lines, and how many [n] each has."""
-        form, kinds, operands = self._operands(lines)
+        form, kinds, operands = self._grammar.operands(lines)
         columns: list[NDArray[np.uint8]] = []
         for slot, (kind, values) in enumerate(zip(kinds, operands, strict=True)):
             columns += self._literals(form, [f.prefixes[slot] for f in self._forms])
@@ -314,7 +178,7 @@ class Calculator:
 
     def _operand_columns(self, kind: NDArray[np.int64], values: I64) -> list[NDArray[np.uint8]]:
         """Columns [n] of an operand's characters; 0 where it is shorter."""
-        integer, decimals = self._table.integer[kind], self._table.decimals[kind]
+        integer, decimals = self._grammar.table.integer[kind], self._grammar.table.decimals[kind]
         columns = _digit_columns(np.abs(values), self._integer + self._places, 10 ** (self._integer + self._places))
         for place, column in enumerate(columns):
             column *= place >= self._integer - integer if place < self._integer else place < self._integer + decimals
@@ -323,38 +187,12 @@ class Calculator:
         return [*sign, *columns[: self._integer], *point, *columns[self._integer :]]
 
     def _keys(self, lines: NDArray[Any]) -> U64:
-        form, _, operands = self._operands(lines)
+        form, _, operands = self._grammar.operands(lines)
         keys = np.empty(len(form), np.uint64)
         for number, tree in enumerate(form.tree for form in self._forms):
             rows = np.flatnonzero(form == number)
             keys[rows] = _tree_key(tree, [values[rows].view(np.uint64) for values in operands])
         return keys
-
-
-def _digits(value: Any, sign: str) -> int:
-    """A number that is one for all operations, or one for each."""
-    return int(value[sign] if isinstance(value, dict) else value)
-
-
-def _slot_shapes(config: Config, form: Form, slot: int, nonzero: bool) -> list[Any]:
-    """The shapes of an operand: the digits are those of the operation before it; of the first operand, after it."""
-    sign = form.operations[max(slot - 1, 0)]
-    integer, decimals = _digits(config.integer_digits, sign), _digits(config.decimals, sign)
-    return shapes(integer, decimals, signed=config.signed, nonzero=nonzero)
-
-
-def _quotas(lines: int, sizes: list[U64], weights: list[int]) -> list[int]:
-    """Lines of each cell, form after form. Raises UserError where there are fewer prompts than lines."""
-    totals = [sum(map(int, size)) for size in sizes]
-    if lines > min(sum(totals), LARGEST):
-        raise UserError(
-            f"train_lines + val_lines + test_lines = {lines}, but these options make only {min(sum(totals), LARGEST)} "
-            "different prompts: ask for fewer lines, or allow more operations, integer_digits or decimals"
-        )
-    quotas = []
-    for total, size in zip(share_out(lines, totals, weights), sizes, strict=True):
-        quotas += share_out(total, [int(cell) for cell in size], [1] * len(size))
-    return quotas
 
 
 def _digit_columns(values: I64, count: int, bound: int) -> list[NDArray[np.uint8]]:
