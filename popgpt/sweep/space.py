@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,7 +28,7 @@ from popgpt.config import (
 from popgpt.data import calculator
 
 METRICS = {"exact_match": "max", "token_accuracy": "max", "val_loss": "min"}
-KINDS = ("choice", "uniform", "loguniform", "randint", "grid")
+KINDS = ("choice", "uniform", "loguniform", "randint", "grid", "divisors_of")
 RANGES = ("uniform", "loguniform", "randint")
 HEADS = frozenset({"d_head", "n_head"})
 DATA = frozenset({"dataset", "data_dir", "data_seed", "train_lines", "val_lines", "test_lines", *calculator.OPTIONS})
@@ -36,6 +36,7 @@ RUN = frozenset(
     {"out_dir", "init_from", "device", "workers", "experiment"}
     | {"mlflow_log", "wandb_log", "wandb_project", "wandb_run_name"}
 )
+LARGEST = 2**31
 DRAWS = 10_000
 REFUSALS = 1_000
 
@@ -82,16 +83,22 @@ class SweepFile(BaseModel):
     out_dir: str = Field(default="sweep", min_length=1, description="folder of the sweep")
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of the draws; the config's seed is the runs'")
     space: dict[str, Any] = Field(description="parameter: {choice: [...]}, a range, {grid: [...]} or a fixed value")
+    points_to_evaluate: list[dict[str, Any]] = Field(
+        default=[], description="swept parameters of the first trials; they count among num_samples"
+    )
     asha: Asha | None = Field(default=Asha(), description="early stopping; null: every trial runs to its end")
     resources: Resources = Field(default=Resources(), description="of one trial")
 
 
 @dataclass(frozen=True)
 class Domain:
-    """Where a parameter's values come from: its choices, or the two ends of a range (both included)."""
+    """Where a parameter's values come from: its choices; the two ends of a range, both included; or the parameter whose
+    divisors they are, and their bounds. `when`: a parameter, and the values of it for which this one is drawn at all.
+    """
 
     kind: str
     values: tuple[Any, ...]
+    when: tuple[str, tuple[Any, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,7 @@ class Sweep:
     source: str
     base: dict[str, Any]
     space: dict[str, Domain]
+    points: tuple[dict[str, Any], ...]
     metric: str
     num_samples: int
     out_dir: str
@@ -154,9 +162,16 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     given = {key: spec for key, spec in file.space.items() if ALIASES.get(key, key) not in _replaced(run)}
     space, fixed = _read_space({**given, **domains}, source)
     base = merge(merge(base, fixed), {key: value for key, value in run.items() if key not in domains})
-    max_t = _max_t(file.asha, space.get("max_iters"), make_config(base, source).max_iters, source)
+    config = make_config(base, source)
+    _check_references(space, source)
+    max_t = _max_t(file.asha, space.get("max_iters"), config.max_iters, source)
+    left = [{k: v for k, v in merge({}, p).items() if k not in _replaced(run)} for p in file.points_to_evaluate]
+    points = [_read_point(point, space, base, source) for point in left]
+    points = [point for i, point in enumerate(points) if point not in points[:i]]
     f = file
-    return Sweep(source, base, space, f.metric, f.num_samples, f.out_dir, f.seed, f.asha, max_t, f.resources)
+    return Sweep(
+        source, base, space, tuple(points), f.metric, f.num_samples, f.out_dir, f.seed, f.asha, max_t, f.resources
+    )
 
 
 def _override_fields() -> dict[str, FieldInfo]:
@@ -237,24 +252,81 @@ def _check_name(name: str, key: str, before: set[str], source: str) -> None:
 
 def _read_domain(name: str, spec: Mapping[str, Any], source: str) -> Domain:
     where = f"{source}: space.{name}"
-    if len(spec) != 1 or next(iter(spec)) not in KINDS:
-        unknown = next((str(key) for key in spec if key not in KINDS), "")
+    kinds = [key for key in spec if key not in ("when", "between")]
+    if len(kinds) != 1 or kinds[0] not in KINDS:
+        unknown = next((str(key) for key in kinds if key not in KINDS), "")
         hint = nearest_name(unknown, KINDS) if unknown else ""
         raise UserError(f"{where}={dict(spec)!r} should have one of the keys {', '.join(KINDS)}{hint}")
-    ((kind, values),) = spec.items()
+    kind, values = kinds[0], spec[kinds[0]]
+    when = _read_when(spec["when"], where, source) if "when" in spec else None
+    if kind == "divisors_of":
+        return Domain(kind, _read_divisors(values, spec.get("between", [1, LARGEST]), where), when)
+    if "between" in spec:
+        raise UserError(f"{where}: between={spec['between']!r} goes with divisors_of only")
     if not isinstance(values, list) or not values:
-        raise UserError(
-            f"{where}: {kind}={values!r} should be a list of {'two bounds' if kind in RANGES else 'values'}"
-        )
+        wanted = "two bounds" if kind in RANGES else "values"
+        raise UserError(f"{where}: {kind}={values!r} should be a list of {wanted}")
     if kind in RANGES:
         _check_range(kind, values, where)
     for value in values:
         _check_value(name, value, source)
     if kind not in RANGES and any(value in values[:i] for i, value in enumerate(values)):
         raise UserError(f"{where}: {kind}={values!r} should name each value once")
-    if kind in ("uniform", "loguniform") and int in _types(name):
+    if kind in ("uniform", "loguniform") and Config.model_fields[name].annotation is int:
         raise UserError(f"{where}: {kind} draws fractions; a whole number takes randint: {values!r} or choice")
-    return Domain(kind, tuple(values))
+    return Domain(kind, tuple(values), when)
+
+
+def _read_divisors(of: Any, between: Any, where: str) -> tuple[str, int, int]:
+    name = _referred(of, f"{where}: divisors_of={of!r}")
+    if Config.model_fields[name].annotation is not int:
+        raise UserError(f"{where}: divisors_of={of!r} should be a whole number, as d_model is")
+    if not isinstance(between, list):
+        raise UserError(f"{where}: between={between!r} should be the lowest and the highest value")
+    _check_range("randint", between, where)
+    return name, between[0], between[1]
+
+
+def _read_when(given: Any, where: str, source: str) -> tuple[str, tuple[Any, ...]]:
+    if not isinstance(given, dict) or len(given) != 1:
+        raise UserError(f"{where}: when={given!r} should be {{parameter: value}} or {{parameter: [values]}}")
+    ((key, value),) = given.items()
+    name = _referred(key, f"{where}: when={given!r}")
+    values = value if isinstance(value, list) else [value]
+    for each in values:
+        _check_value(name, each, source)
+    return name, tuple(values)
+
+
+def _referred(name: Any, where: str) -> str:
+    known = ALIASES.get(str(name), str(name))
+    if known not in Config.model_fields:
+        raise UserError(f"{where} should name a parameter{nearest_name(known, Config.model_fields)}")
+    return known
+
+
+def _check_references(space: Mapping[str, Domain], source: str) -> None:
+    """A parameter that depends on a swept one stands below it, so that drawing in order is enough."""
+    above: set[str] = set()
+    for name, domain in space.items():
+        needed = {domain.when[0]} if domain.when else set()
+        needed |= {domain.values[0]} if domain.kind == "divisors_of" else set()
+        for other in sorted((needed & space.keys()) - above):
+            raise UserError(f"{source}: space.{name} depends on {other}, which should stand above it")
+        above.add(name)
+
+
+def _read_point(
+    point: Mapping[str, Any], space: Mapping[str, Domain], base: Mapping[str, Any], source: str
+) -> dict[str, Any]:
+    """A point to evaluate, in the order of the space."""
+    given = merge({}, point)
+    unknown = next((name for name in given if name not in space), None)
+    if unknown is not None:
+        hint = nearest_name(unknown, space)
+        raise UserError(f"{source}: points_to_evaluate: {unknown}={given[unknown]!r} is not in the space{hint}")
+    make_config(merge(base, given), f"{source}: points_to_evaluate")
+    return {name: given[name] for name in space if name in given}
 
 
 def _check_range(kind: str, values: list[Any], where: str) -> None:
@@ -266,10 +338,6 @@ def _check_range(kind: str, values: list[Any], where: str) -> None:
         raise UserError(f"{where}: {kind}={values!r} should have its lower bound first, below the upper")
     if kind == "loguniform" and values[0] <= 0:
         raise UserError(f"{where}: {kind}={values!r} should have bounds above 0")
-
-
-def _types(name: str) -> set[Any]:
-    return {Config.model_fields[name].annotation}
 
 
 def _check_value(name: str, value: Any, source: str) -> None:
@@ -309,68 +377,92 @@ def _max_t(asha: Asha | None, swept: Domain | None, max_iters: int, source: str)
 def sample(sweep: Sweep) -> list[dict[str, Any]]:
     """The swept parameters of each trial, in order.
 
-    `num_samples` draws, for each point of the grid where there is one (as Ray Tune counts), of the combinations that
-    the config accepts. None is drawn twice, so a finite space that is exhausted gives fewer.
+    First the points to evaluate, then draws of the combinations that the config accepts, up to `num_samples` trials, or
+    so many for each point of the grid where there is one (as Ray Tune counts). None is drawn twice, so a finite space
+    that is exhausted gives fewer. A parameter whose `when` doesn't hold is left out, and keeps the base's value.
     A function of the sweep's seed alone, and a larger `num_samples` only adds trials at the end. Floats are rounded to
     six significant digits, so that a `key=value` command repeats a trial exactly.
     Raises UserError where (nearly) every combination is refused.
     """
     grid = {name: domain.values for name, domain in sweep.space.items() if domain.kind == "grid"}
-    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    trials: list[dict[str, Any]] = []
-    seen: set[tuple[Any, ...]] = set()
+    cells = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    trials = [dict(point) for point in sweep.points]
+    seen = {_key(trial) for trial in trials}
     refusal = ""
-    for number in range(sweep.num_samples * len(points)):
-        trial, reason = _draw_valid(sweep, points[number % len(points)], number, seen)
+    for number in range(max(0, sweep.num_samples * len(cells) - len(trials))):
+        trial, reason = _draw_valid(sweep, cells[number % len(cells)], number, seen)
         refusal = refusal or reason
         if trial is not None:
             trials.append(trial)
-            seen.add(tuple(trial.values()))
+            seen.add(_key(trial))
     if not trials:
         raise UserError(f"{sweep.source}: the config refuses every combination of the space: {refusal}")
     return trials
 
 
+def _key(trial: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(trial.items())
+
+
 def _draw_valid(
-    sweep: Sweep, point: Mapping[str, Any], number: int, seen: set[tuple[Any, ...]]
+    sweep: Sweep, cell: Mapping[str, Any], number: int, seen: set[tuple[tuple[str, Any], ...]]
 ) -> tuple[dict[str, Any] | None, str]:
     """The first new draw that the config accepts, or None; and why one was refused, or nothing."""
-    size = math.prod(_size(domain) for name, domain in sweep.space.items() if name not in point)
-    tried: set[tuple[Any, ...]] = set()
+    size = math.prod(_size(domain) for name, domain in sweep.space.items() if name not in cell)
+    tried: set[tuple[tuple[str, Any], ...]] = set()
     refusals: list[str] = []
-    for drawn in _draws(sweep, point, number):
-        key = tuple(drawn.values())
-        if key not in seen and key not in tried:
-            try:
+    for attempt in range(DRAWS if len(cell) < len(sweep.space) else 1):
+        try:
+            drawn = _draw_all(sweep, cell, f"{sweep.seed}/{number}/{attempt}")
+            fresh = _key(drawn) not in seen and _key(drawn) not in tried
+            tried.add(_key(drawn))
+            if fresh:
                 sweep.config(drawn)
                 return drawn, ""
-            except UserError as error:
-                refusals.append(str(error).splitlines()[0].removeprefix(f"{sweep.source}: "))
-        tried.add(key)
+        except UserError as error:
+            refusals.append(str(error).splitlines()[0].removeprefix(f"{sweep.source}: "))
         if len(tried) == size or len(refusals) == REFUSALS:
             break
     return None, next(iter(refusals), "")
 
 
+def _draw_all(sweep: Sweep, cell: Mapping[str, Any], stream: str) -> dict[str, Any]:
+    """One value of each parameter. Each has its own stream, so pinning one leaves the others' draws as they were."""
+    drawn: dict[str, Any] = {}
+    for name, domain in sweep.space.items():
+        if domain.when and _value(sweep, drawn, domain.when[0]) not in domain.when[1]:
+            continue
+        if name in cell:
+            drawn[name] = cell[name]
+        elif domain.kind == "divisors_of":
+            divisors = _divisors(_value(sweep, drawn, domain.values[0]), domain)
+            drawn[name] = random.Random(f"{stream}/{name}").choice(divisors)
+        else:
+            drawn[name] = _draw(domain, random.Random(f"{stream}/{name}"))
+    return drawn
+
+
+def _value(sweep: Sweep, drawn: Mapping[str, Any], name: str) -> Any:
+    """A parameter's value in a trial that is partly drawn: the base's, or its default, where it isn't swept."""
+    return drawn.get(name, sweep.base.get(name, Config.model_fields[name].default))
+
+
+def _divisors(whole: int, domain: Domain) -> list[int]:
+    of, low, high = domain.values
+    divisors = [d for d in range(low, min(high, whole) + 1) if whole % d == 0]
+    if not divisors:
+        raise UserError(f"{of}={whole} has no divisor between {low} and {high}")
+    return divisors
+
+
 def _size(domain: Domain) -> float:
     """How many values a domain holds."""
-    if domain.kind in ("uniform", "loguniform"):
+    if domain.kind in ("uniform", "loguniform", "divisors_of"):
         return math.inf
     return domain.values[1] - domain.values[0] + 1 if domain.kind == "randint" else len(domain.values)
 
 
-def _draws(sweep: Sweep, point: Mapping[str, Any], number: int) -> Iterator[dict[str, Any]]:
-    for attempt in range(DRAWS if len(point) < len(sweep.space) else 1):
-        yield {
-            name: point[name]
-            if name in point
-            else _draw(domain, random.Random(f"{sweep.seed}/{number}/{attempt}/{name}"))
-            for name, domain in sweep.space.items()
-        }
-
-
 def _draw(domain: Domain, rng: random.Random) -> Any:
-    """One value. Each parameter has its own stream, so that pinning one leaves the others' draws as they were."""
     if domain.kind == "choice":
         return rng.choice(domain.values)
     low, high = domain.values

@@ -120,6 +120,38 @@ def test_grid_points_that_the_config_refuses_are_left_out(write: Any) -> None:
     assert trials == [{"d_model": 32, "d_head": 16}, {"d_model": 40, "d_head": 20}]
 
 
+def test_divisors_follow_the_drawn_width(write: Any) -> None:
+    space = {"d_model": {"choice": [48, 64]}, "d_head": {"divisors_of": "n_embd", "between": [8, 32]}}
+    drawn = {(t["d_model"], t["d_head"]) for t in sample(load_sweep(write(space, num_samples=20)))}
+    assert drawn == {(48, 8), (48, 12), (48, 16), (48, 24), (64, 8), (64, 16), (64, 32)}
+    pinned = sample(load_sweep(write(space, num_samples=20), ["d_model=24"]))
+    assert {t["d_head"] for t in pinned} == {8, 12, 24}
+
+
+def test_a_condition_leaves_a_parameter_out(write: Any) -> None:
+    space = {
+        "optimizer": {"choice": ["muon", "adamw"]},
+        "beta2": {"choice": [0.95, 0.99], "when": {"optimizer": "adamw"}},
+        "n_layer": {"grid": [1, 2], "when": {"optimizer": ["muon"]}},
+    }
+    drawn = {tuple(t.items()) for t in sample(load_sweep(write(space, num_samples=6)))}
+    muon = {(("optimizer", "muon"), ("n_layer", n)) for n in (1, 2)}
+    assert drawn == muon | {(("optimizer", "adamw"), ("beta2", b)) for b in (0.95, 0.99)}
+
+
+def test_points_to_evaluate_come_first_and_count(write: Any) -> None:
+    space = {"d_model": {"choice": [32, 64]}, "n_layer": {"choice": [1, 2]}}
+    points = [{"n_layer": 2, "n_embd": 64}]
+    trials = sample(load_sweep(write(space, points_to_evaluate=points, num_samples=3)))
+    assert trials[0] == {"d_model": 64, "n_layer": 2}
+    assert len({tuple(t.items()) for t in trials}) == len(trials) == 3
+    assert len(sample(load_sweep(write(space, points_to_evaluate=points, num_samples=9)))) == 4
+    assert sample(load_sweep(write(space, points_to_evaluate=points), ["d_model=32"])) == [
+        {"n_layer": 2},
+        {"n_layer": 1},
+    ]
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (
         {"space": {"learning_rat": {"choice": [1e-3]}}},
@@ -148,6 +180,24 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"space": {"d_model": {"choice": [8]}, "n_embd": {"choice": [8]}}},
         "space.n_embd and space.d_model are one parameter",
     ),
+    (
+        {"space": {"d_head": {"divisors_of": "d_modle"}}},
+        "space.d_head: divisors_of='d_modle' should name a parameter; did",
+    ),
+    ({"space": {"d_head": {"divisors_of": "dropout"}}}, "should be a whole number, as d_model is"),
+    ({"space": {"d_head": {"divisors_of": "d_model", "between": [3]}}}, "should be two whole numbers"),
+    ({"space": {"d_head": {"choice": [8], "between": [3, 8]}}}, "between=[3, 8] goes with divisors_of only"),
+    (
+        {"space": {"d_head": {"divisors_of": "d_model"}, "d_model": {"choice": [8]}}},
+        "depends on d_model, which should stand above",
+    ),
+    (
+        {"space": {"beta2": {"choice": [0.9], "when": {"optimizer": "adam"}}}},
+        "space.optimizer='adam' should be 'muon' or 'adamw'",
+    ),
+    ({"space": {"beta2": {"choice": [0.9], "when": "adamw"}}}, "should be {parameter: value}"),
+    ({"points_to_evaluate": [{"d_mod": 8}]}, "points_to_evaluate: d_mod=8 is not in the space; did you mean d_model?"),
+    ({"points_to_evaluate": [{"dropout": 2}]}, "points_to_evaluate: dropout=2 should be less than 1"),
     ({"metric": "accuracy"}, "metric='accuracy' should be 'exact_match', 'token_accuracy' or 'val_loss'"),
     ({"num_sample": 4}, "unknown parameter num_sample=4; did you mean num_samples?"),
     ({"num_samples": 0}, "num_samples=0 should be greater than 0"),
@@ -208,7 +258,7 @@ def test_what_is_drawn_makes_a_config(widths: list[int], seed: int) -> None:
 
 
 def _sweep(space: dict[str, Domain], seed: int) -> Sweep:
-    return Sweep("s", {"min_lr": 0.0}, space, "exact_match", 3, "o", seed, Asha(), 1000, Resources())
+    return Sweep("s", {"min_lr": 0.0}, space, (), "exact_match", 3, "o", seed, Asha(), 1000, Resources())
 
 
 def test_rungs_lie_below_max_t() -> None:
