@@ -272,3 +272,12 @@ def test_scores_order_by_metric_then_token_accuracy() -> None:
     worst = float("-inf"), float("-inf")
     nothing: list[dict[str, Any]] = [{}, {"val_loss": float("nan")}, {"val_loss": float("inf")}, {"val_loss": None}]
     assert all(score(row, "val_loss") == worst for row in nothing)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml")), ids=lambda p: p.name
+)
+def test_shipped_spaces_load_and_sample(path: Path) -> None:
+    sweep = load_sweep(path)
+    assert len(sample(sweep)) == sweep.num_samples
+    assert {"learning_rate", "d_model", "d_head", "dropout", "block_size"} <= set(sweep.space)
