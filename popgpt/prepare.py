@@ -3,46 +3,108 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from popgpt.cli import config_parser, run
-from popgpt.config import Config, UserError, load_config
-from popgpt.data.dataset import Dataset, build_calculator, check_options, dataset_path, open_dataset
+from popgpt.cli import parameters_help, run
+from popgpt.config import UserError, load_config, make_config
+from popgpt.data.building import Plan, Source, build_dataset
+from popgpt.data.dataset import Dataset, calculator_plan, check_options, dataset_path, open_dataset
+from popgpt.data.files import Contents, TextLines, find_repeats, numbered, read_file, usable_lines
 from popgpt.data.meta import SPLITS, Meta
+
+_HELD_OUT = 2000
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    given = _parser().parse_args(arguments)
     begun = time.perf_counter()
-    dataset, built = _calculator(load_config(given.config, given.overrides), given.force)
+    given = _parser().parse_intermixed_args(arguments)
+    path, source, plan = _calculator(given) if given.from_text is None else _own_lines(given)
+    dataset, built = _prepare(path, source, plan, given.force)
     print("\n".join(describe(dataset)))
-    seconds = time.perf_counter() - begun
-    print(f"{'prepared' if built else 'already there'}: {dataset.path} ({seconds:.1f} s)")
+    print(f"{'prepared' if built else 'already there'}: {path} ({time.perf_counter() - begun:.1f} s)")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = config_parser("prepare", "Build the dataset of a config, or of your own lines.")
+    parser = argparse.ArgumentParser(
+        prog="python -m popgpt.prepare",
+        description="Build the dataset of a config, or with --from-text that of your own lines.",
+        epilog=parameters_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", nargs="?", help="YAML file of parameters")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="parameters that replace the file's")
     parser.add_argument("--force", action="store_true", help="replace a dataset that was built with other options")
+    own = parser.add_argument_group("your own lines")
+    own.add_argument("--from-text", metavar="FILE", help="text, .csv or .parquet (columns prompt, answer), - for stdin")
+    own.add_argument("--dataset", metavar="NAME", help="name of the dataset")
+    own.add_argument("--data-dir", metavar="DIR", default="data", help="folder that holds the datasets (data)")
+    own.add_argument("--separator", default="=", help="the character after the prompt (=); the first in a line counts")
+    own.add_argument("--drop-bad", action="store_true", help="leave unusable lines out instead of refusing the file")
+    own.add_argument("--val-lines", type=int, help="lines for validation (a tenth, at most 2000)")
+    own.add_argument("--test-lines", type=int, help="lines for the final test (a tenth, at most 2000)")
+    own.add_argument("--seed", type=int, default=1, help="of the split and of the lines' order (1)")
     return parser
 
 
-def _calculator(config: Config, force: bool) -> tuple[Dataset, bool]:
-    """The calculator's dataset of a config, and whether it was built now."""
-    path = dataset_path(config)
+def _calculator(given: argparse.Namespace) -> tuple[Path, Source, Plan]:
+    if given.config is None:
+        raise UserError("give a config, for example configs/calculator.yaml, or your own lines with --from-text FILE")
+    if given.dataset is not None:
+        raise UserError(f"--dataset goes with --from-text; with a config write dataset={given.dataset}")
+    config = load_config(given.config, given.overrides)
+    return dataset_path(config), *calculator_plan(config)
+
+
+def _own_lines(given: argparse.Namespace) -> tuple[Path, Source, Plan]:
+    if given.config is not None:
+        raise UserError(f"{given.config}: --from-text takes no config; name the dataset with --dataset NAME")
+    if given.dataset is None:
+        raise UserError("--from-text needs a name for the dataset: --dataset NAME")
+    if len(given.separator) != 1 or given.separator in "\r\n":
+        raise UserError(f"--separator {given.separator!r} should be one character, and not a newline")
+    values = {"dataset": given.dataset, "data_dir": given.data_dir, "data_seed": given.seed}
+    path = dataset_path(make_config(values, "arguments"))
+    contents = read_file(given.from_text, given.separator)
+    source = TextLines(usable_lines(given.from_text, contents, given.drop_bad), given.separator, given.seed)
+    for note in _notes(contents, given.separator):
+        print(note)
+    held_out = min(_HELD_OUT, max(1, len(source) // 10))
+    lines = {"val_lines": given.val_lines, "test_lines": given.test_lines}
+    lines = {name: held_out if value is None else value for name, value in lines.items()}
+    for name, value in lines.items():
+        if value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value} should be at least 1")
+    options = {"data_seed": given.seed, **lines, "separator": given.separator, "text_sha256": source.digest}
+    return path, source, Plan(given.dataset, "text", options, given.separator, "", "", given.seed, **lines)
+
+
+def _notes(contents: Contents, separator: str) -> Iterator[str]:
+    """What a user should know of the lines."""
+    if contents.blank:
+        yield f"left out    {contents.blank:>12,} blank lines"
+    for trouble in contents.troubles:
+        yield f"left out    {len(trouble.numbers):>12,} lines {trouble.reason}: {numbered(trouble.numbers)}"
+    repeats = find_repeats(contents, separator)
+    if repeats.lines:
+        yield f"repeated    {repeats.lines:>12,} lines say again what an earlier one says"
+    if len(repeats.conflicts):
+        first = ", ".join(f"{a} and {b}" for a, b in repeats.conflicts[:5])
+        yield f"conflicts   {len(repeats.conflicts):>12,} prompts with several answers: lines {first}"
+
+
+def _prepare(path: Path, source: Source, plan: Plan, force: bool) -> tuple[Dataset, bool]:
+    """The dataset at `path`, and whether it was built now: it's kept where its options are those of the plan."""
     if path.exists():
         try:
             dataset = open_dataset(path)
-            check_options(dataset, config)
-            if dataset.meta.generator != "calculator":
-                raise UserError(f"{path} holds other lines than the calculator's: give another dataset, or --force")
+            check_options(dataset, {"generator": plan.generator, **plan.options})
             return dataset, False
         except UserError:
             if not force:
                 raise
-    build_calculator(config, overwrite=force)
+    build_dataset(path, source, plan, overwrite=force)
     return open_dataset(path), True
 
 
@@ -72,7 +134,7 @@ def _lengths(meta: Meta) -> str:
 def _alphabet(meta: Meta) -> str:
     characters = meta.characters.replace("\n", "")
     shown = characters if len(characters) <= 60 else characters[:60] + "..."
-    return f"{len(characters)} characters and the newline: {ascii(shown) if not shown.isprintable() else shown}"
+    return f"{len(characters)} characters and the newline: {shown if shown.isprintable() else ascii(shown)}"
 
 
 if __name__ == "__main__":

@@ -144,18 +144,20 @@ def assign_splits(hashes: U64, val_lines: int, test_lines: int) -> NDArray[np.in
     """[n] the split of each line as an index into SPLITS, by the hash of its canonical prompt alone.
 
     The prompts of smallest hash make val, the next test, the rest train. A prompt with more lines than its split still
-    takes is passed over, so that the counts are met exactly wherever prompts of few enough lines exist.
+    takes is passed over, so that the counts are met exactly wherever there are prompts of few enough lines.
     """
     labels = np.zeros(len(hashes), np.int8)
     held_out = val_lines + test_lines
-    reach = min(len(hashes), held_out + held_out // 8 + 1024)
-    threshold = np.partition(hashes, reach - 1)[reach - 1]
-    candidates = np.flatnonzero(hashes <= threshold)
-    prompts, group, sizes = np.unique(hashes[candidates], return_inverse=True, return_counts=True)
-    of_group = np.zeros(len(prompts), np.int8)
-    for label, wanted in ((1, val_lines), (2, test_lines)):
-        of_group[_take_groups(np.where(of_group == 0, sizes, 0), wanted)] = label
-    labels[candidates] = of_group[group]
+    for reach in (min(len(hashes), held_out + held_out // 8 + 1024), len(hashes)):
+        threshold = np.partition(hashes, reach - 1)[reach - 1]
+        candidates = np.flatnonzero(hashes <= threshold)
+        prompts, group, sizes = np.unique(hashes[candidates], return_inverse=True, return_counts=True)
+        of_group = np.zeros(len(prompts), np.int8)
+        for label, wanted in ((1, val_lines), (2, test_lines)):
+            of_group[_take_groups(np.where(of_group == 0, sizes, 0), wanted)] = label
+        labels[candidates] = of_group[group]
+        if np.count_nonzero(labels) == held_out:
+            break
     return labels
 
 
@@ -234,8 +236,12 @@ def _write_splits(folder: Path, source: Source, plan: Plan, progress: Progress) 
     """Write the three files, then once more with what was counted in their schemas."""
     hashes = _hash_source(source, plan.split_seed, progress)
     labels = assign_splits(hashes, plan.val_lines, plan.test_lines)
-    if not (labels == 0).any():
-        raise UserError(f"{plan.name}: no line is left for training; lower val_lines and test_lines")
+    for label, wanted in enumerate((1, plan.val_lines, plan.test_lines)):
+        if wanted and not (labels == label).any():
+            raise UserError(
+                f"{plan.name}: no line for {SPLITS[label]}: {len(hashes)} lines with {len(np.unique(hashes))} prompts "
+                f"can't be split by prompt with val_lines={plan.val_lines} and test_lines={plan.test_lines}"
+            )
     overlaps = count_overlaps(hashes, labels)
     del hashes
     written = {

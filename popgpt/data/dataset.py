@@ -7,7 +7,7 @@ record batch is a *shard*: the lines that are shuffled together. What the datase
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from popgpt.config import Config, UserError
 from popgpt.data import calculator
-from popgpt.data.building import Plan, build_dataset
+from popgpt.data.building import Plan, Source, build_dataset
 from popgpt.data.lines import Text, from_utf8, hash_spans, prompt_ends
 from popgpt.data.meta import SCHEMA_KEY, SPLITS, Meta
 from popgpt.data.shuffle import U64
@@ -131,22 +131,21 @@ def ensure_dataset(config: Config) -> Dataset:
                 f"{path}: no such dataset; make it with "
                 f"`python -m popgpt.prepare --from-text FILE --dataset {config.dataset} --data-dir {config.data_dir}`"
             )
-        build_calculator(config)
+        build_dataset(path, *calculator_plan(config))
     dataset = open_dataset(path)
-    check_options(dataset, config)
+    if dataset.meta.generator == "calculator":
+        check_options(dataset, calculator_options(config))
     return dataset
 
 
-def check_options(dataset: Dataset, config: Config) -> None:
-    """Raises UserError where a calculator's dataset was built with other options than the config's."""
-    if dataset.meta.generator != "calculator":
-        return
-    for name, value in calculator_options(config).items():
-        built = dataset.meta.options.get(name)
+def check_options(dataset: Dataset, options: Mapping[str, Any]) -> None:
+    """Raises UserError where a dataset was built with other options, or by another generator, than these."""
+    for name, value in options.items():
+        built = {**dataset.meta.options, "generator": dataset.meta.generator}.get(name)
         if built != value:
             raise UserError(
-                f"{dataset.path} was built with {name}={built!r}, the config says {name}={value!r}: give another "
-                "data_dir or dataset, or replace it with `python -m popgpt.prepare CONFIG --force`"
+                f"{dataset.path} was built with {name}={built!r}, now it is {name}={value!r}: give another "
+                "data_dir or dataset, or replace it with `python -m popgpt.prepare ... --force`"
             )
 
 
@@ -157,8 +156,8 @@ def calculator_options(config: Config) -> dict[str, Any]:
     return values
 
 
-def build_calculator(config: Config, *, overwrite: bool = False) -> None:
-    """Generate, split and write the calculator's dataset of a config. Raises UserError where that can't be."""
+def calculator_plan(config: Config) -> tuple[Source, Plan]:
+    """What `build_dataset` takes to build the calculator's dataset. Raises UserError where the options can't be met."""
     lines = config.train_lines + config.val_lines + config.test_lines
     source = calculator.Calculator(config, lines, config.data_seed)
     plan = Plan(
@@ -172,7 +171,7 @@ def build_calculator(config: Config, *, overwrite: bool = False) -> None:
         val_lines=config.val_lines,
         test_lines=config.test_lines,
     )
-    build_dataset(dataset_path(config), source, plan, overwrite=overwrite)
+    return source, plan
 
 
 def _open_arrow(path: Path) -> Any:

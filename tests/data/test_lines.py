@@ -3,16 +3,11 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import text_of
 
-from popgpt.data.lines import from_utf8, hash_spans, kind_of, kinds, prompt_ends, split_line, take_lines
+from popgpt.data.lines import hash_spans, kind_of, kinds, prompt_ends, split_line, take_lines
 
 LINE = st.text(st.sampled_from("01=+-é→😀 "), max_size=12)
-
-
-def text_of(lines: list[str]):
-    data = [(line + "\n").encode() for line in lines]
-    offsets = np.concatenate(([0], np.cumsum([len(line) for line in data]))).astype(np.int64)
-    return from_utf8(np.frombuffer(b"".join(data), np.uint8), offsets, ascii_only="".join(lines).isascii())
 
 
 def string(codes: np.ndarray) -> str:
