@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,10 @@ class Witness(tune.Callback):  # type: ignore[misc]
 
     def __init__(self, tell: Told):
         self._tell = tell
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray keeps a copy of a sweep on disk, which popgpt never goes back to."""
+        return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._tell(trial.config["id"], "started", {})
@@ -60,7 +63,6 @@ def run_trials(
     Raises:
         UserError: a trial asks for more than there is.
     """
-    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
     asked = {"CPU": sweep.resources.cpus_per_trial, "GPU": sweep.resources.gpus_per_trial}
     fits = check_fits(asked, resources)
     share = {name: amount / workers for name, amount in asked.items()}

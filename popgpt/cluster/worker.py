@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any
 
 import ray
@@ -90,6 +91,8 @@ def try_out(values: dict[str, Any], resources: dict[str, float]) -> None:
         from popgpt.cluster.group import train_on_workers
 
         train_on_workers(config, resources, report, report.stopped)
+    if report.stopped():
+        sys.exit(0)
 
 
 class TrialReport:
@@ -109,7 +112,10 @@ class TrialReport:
                 self._stopped = True
 
     def stopped(self) -> bool:
-        """Whether Ray Tune wants no more of this trial; training then ends as it does at Ctrl-C, its state saved."""
+        """Whether Ray Tune wants no more of this trial.
+
+        It says so by SystemExit, which is put off until training has ended as it does at Ctrl-C, its state saved.
+        """
         return self._stopped
 
 

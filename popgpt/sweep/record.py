@@ -88,6 +88,7 @@ def definition(sweep: Sweep) -> dict[str, Any]:
         "seed": sweep.seed,
         "max_t": sweep.max_t,
         "space": {name: asdict(domain) for name, domain in sweep.space.items()},
+        "points": sweep.points,
         "asha": sweep.asha.model_dump() if sweep.asha else None,
         "base": merge(sweep.base, {}),
     }

@@ -43,22 +43,16 @@ def write_config(config: Config) -> None:
         raise UserError(f"out_dir={config.out_dir}: {error.strerror}") from None
 
 
-class MetricsLog:
-    """out_dir/metrics.jsonl: an object a logged iteration, appended and flushed at once."""
+def begin_metrics(out_dir: Path, iteration: int) -> None:
+    """Ready metrics.jsonl to go on after `iteration`: rows that a killed run wrote beyond its last state are dropped."""
+    kept = [row for row in read_metrics(out_dir / METRICS) if row["iteration"] <= iteration]
+    write_atomic(out_dir / METRICS, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
-    def __init__(self, out_dir: Path, iteration: int):
-        """Go on after `iteration`: rows that a killed run wrote beyond its last state are dropped."""
-        self.path = out_dir / METRICS
-        kept = [row for row in read_metrics(self.path) if row["iteration"] <= iteration]
-        write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
 
-    def append(self, row: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
+def append_metrics(out_dir: Path, row: Mapping[str, Any]) -> None:
+    """Add a logged iteration to metrics.jsonl."""
+    with open(out_dir / METRICS, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

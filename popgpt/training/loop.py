@@ -61,7 +61,9 @@ def fit(
     run = begin(config, dataset, world)
     rows = make_rows(config, dataset, "train", config.seed)
     forward = torch.compile(run.model) if config.compile else run.model
-    log = folder.MetricsLog(Path(config.out_dir), run.iteration) if world.is_main else None
+    out_dir = Path(config.out_dir)
+    if world.is_main:
+        folder.begin_metrics(out_dir, run.iteration)
     stopping = False
     while run.iteration < config.max_iters and not stopping:
         row, stopping = train_step(run, forward, rows, config, world, should_stop())
@@ -71,13 +73,12 @@ def fit(
         if (due or stopping) and world.is_main:
             save(run, row if due else None, config, dataset)
         if due or stopping or run.iteration % config.log_interval == 0:
-            if log:
-                log.append(row)
+            if world.is_main:
+                folder.append_metrics(out_dir, row)
             report(row)
     result = summarize(run, config, dataset, world, time.perf_counter() - started)
-    if log:
-        log.close()
-        write_json(Path(config.out_dir) / folder.RESULT, result)
+    if world.is_main:
+        write_json(out_dir / folder.RESULT, result)
     return result
 
 

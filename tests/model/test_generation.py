@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from popgpt.config import UserError, make_config
+from popgpt.data.vocabulary import Vocabulary
+from popgpt.model.generation import complete
+from popgpt.model.gpt import GPT
+
+CONFIG = make_config({"d_model": 32, "d_head": 8, "block_size": 12, "seed": 5})
+VOCABULARY = Vocabulary.from_text("0123456789+=")
+
+
+def model() -> GPT:
+    """Random weights, large enough for its choices to differ."""
+    gpt = GPT(CONFIG, len(VOCABULARY)).eval()
+    with torch.no_grad():
+        for parameter in gpt.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(12)
+    return gpt
+
+
+def naive(gpt: GPT, prompt: str, most: int) -> str:
+    """One character at a time, without a cache."""
+    text = prompt
+    while len(text) < CONFIG.block_size and len(text) - len(prompt) < most:
+        ids = torch.from_numpy(VOCABULARY.encode(text))[None]
+        text += VOCABULARY.characters[int(gpt(ids, torch.arange(ids.shape[1])[None])[0, -1].argmax())]
+        if text.endswith("\n"):
+            break
+    if len(text) == CONFIG.block_size and len(text) - len(prompt) < most and not text.endswith("\n"):
+        ids = torch.from_numpy(VOCABULARY.encode(text))[None]
+        text += VOCABULARY.characters[int(gpt(ids, torch.arange(ids.shape[1])[None])[0, -1].argmax())]
+    return text[len(prompt) :].partition("\n")[0]
+
+
+def test_batched_decoding_gives_what_one_prompt_alone_gives() -> None:
+    gpt = model()
+    prompts = ["1+2=", "9=", "12345+678=", "0", "7+7=", "55555555555"]
+    assert complete(gpt, VOCABULARY, prompts, 6) == [naive(gpt, prompt, 6) for prompt in prompts]
+    assert complete(gpt, VOCABULARY, [], 6) == []
+
+
+def test_sampling_follows_its_generator_and_cold_sampling_is_greedy() -> None:
+    gpt, prompts = model(), ["1+2="] * 20
+
+    def drawn(seed: int, temperature: float) -> list[str]:
+        generator = torch.Generator().manual_seed(seed)
+        return complete(gpt, VOCABULARY, prompts, 5, temperature=temperature, generator=generator)
+
+    assert drawn(0, 2.0) == drawn(0, 2.0) != drawn(1, 2.0)
+    assert drawn(0, 1e-6) == complete(gpt, VOCABULARY, prompts, 5)
+
+
+@pytest.mark.parametrize(("prompt", "said"), [("", "should have 1 to"), ("1" * 13, "should have 1 to"), ("1x", "'x'")])
+def test_prompts_that_cannot_be_read_are_refused(prompt: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        complete(model(), VOCABULARY, [prompt], 4)

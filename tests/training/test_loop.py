@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from popgpt.config import Config, UserError
+from popgpt.data.dataset import ensure_dataset
+from popgpt.training import checkpoint
+from popgpt.training.folder import read_metrics
+from popgpt.training.loop import Row, fit
+from popgpt.training.world import World
+
+ALONE = World(torch.device("cpu"))
+Make = Callable[..., Config]
+
+
+def run(config: Config, **arguments: Any) -> tuple[Row, list[Row]]:
+    """Train; the result, and the logged rows without their times."""
+    rows: list[Row] = []
+    result = fit(config, ensure_dataset(config), ALONE, rows.append, **arguments)
+    return result, [{key: value for key, value in row.items() if key != "train_seconds"} for row in rows]
+
+
+def weights(config: Config, name: str = "last.pt") -> dict[str, torch.Tensor]:
+    return checkpoint.load(Path(config.out_dir) / name)["model"]  # type: ignore[no-any-return]
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_leaves_what_the_readme_says(tiny: Make) -> None:
+    config = tiny()
+    result, rows = run(config)
+    out = Path(config.out_dir)
+    assert {"ckpt.pt", "config.yaml", "metrics.jsonl", "result.json"} <= {path.name for path in out.iterdir()}
+    assert json.loads((out / "result.json").read_text()) == result
+    assert set(result) >= {
+        *("exact_match", "exact_match_n", "exact_match_low", "exact_match_high", "token_accuracy", "val_loss"),
+        *("iteration", "train_seconds", "wall_seconds", "lines", "tokens", "lines_per_second", "world_size"),
+        *("dataset_fingerprint", "checkpoint", "by_operation"),
+    }
+    logged = read_metrics(out / "metrics.jsonl")
+    assert [row["iteration"] for row in logged] == [1, 2, 3, 4] == [row["iteration"] for row in rows]
+    assert all({"train_loss", "learning_rate"} <= row.keys() for row in logged)
+    assert [row["iteration"] for row in logged if "exact_match" in row] == [2, 4]
+    assert result["exact_match_n"] == 60
+    assert sum(part["n"] for part in result["by_operation"].values()) == 60
+
+
+def test_training_learns(tiny: Make) -> None:
+    _, rows = run(tiny(max_iters=60, eval_interval=60, batch_size=16, learning_rate=0.01))
+    assert rows[-1]["train_loss"] < 0.75 * rows[0]["train_loss"]
+
+
+def test_the_same_run_twice_is_the_same_to_the_bit(tiny: Make, tmp_path: Path) -> None:
+    first, second = tiny(dropout=0.1), tiny(dropout=0.1, out_dir=str(tmp_path / "again"))
+    assert run(first)[1] == run(second)[1]
+    assert same(weights(first), weights(second))
+
+
+@pytest.mark.parametrize("over", [{}, {"dropout": 0.2}, {"optimizer": "adamw"}, {"align_to_lines": False}])
+def test_resuming_is_exact(tiny: Make, tmp_path: Path, over: dict[str, Any]) -> None:
+    whole = tiny(**over, out_dir=str(tmp_path / "whole"), max_iters=7)
+    _, rows = run(whole)
+    part = tiny(**over, out_dir=str(tmp_path / "part"), max_iters=7)
+    asked = iter([False, False, False, True])
+    result, _ = run(part, should_stop=lambda: next(asked))
+    assert (result["status"], result["iterations"]) == ("interrupted", 4)
+    result, _ = run(part.model_copy(update={"init_from": "resume"}))
+    assert result["status"] == "completed"
+    assert same(weights(whole), weights(part))
+
+    def timeless(config: Config) -> list[Row]:
+        logged = read_metrics(Path(config.out_dir) / "metrics.jsonl")
+        return [{key: value for key, value in row.items() if key != "train_seconds"} for row in logged]
+
+    assert timeless(part) == timeless(whole) == rows
+
+
+def test_the_effective_batch_is_what_counts_not_how_it_is_cut(tiny: Make, tmp_path: Path) -> None:
+    cuts = [(12, 1), (4, 3), (2, 6), (1, 12)]
+    losses = []
+    for rows, steps in cuts:
+        config = tiny(
+            batch_size=rows, gradient_accumulation_steps=steps, dropout=0.1, out_dir=str(tmp_path / f"{rows}")
+        )
+        losses.append([row["train_loss"] for row in run(config)[1]])
+    for other in losses[1:]:
+        assert other == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_ckpt_is_the_best_unless_told_to_be_the_latest(tiny: Make, tmp_path: Path) -> None:
+    worse = {"learning_rate": 0.02, "max_iters": 40, "eval_interval": 5, "seed": 3, "min_lr": 0.02}
+    best, latest = tiny(**worse), tiny(**worse, always_save_checkpoint=True, out_dir=str(tmp_path / "latest"))
+    result, rows = run(best)
+    run(latest)
+    scores = {r["iteration"]: (r["exact_match"], r["token_accuracy"]) for r in rows if "exact_match" in r}
+    assert scores[result["iteration"]] == max(scores.values())
+    assert checkpoint.load(Path(best.out_dir) / "ckpt.pt")["iteration"] == result["iteration"]
+    assert checkpoint.load(Path(latest.out_dir) / "ckpt.pt")["iteration"] == 40
+
+
+def test_a_loss_that_is_not_finite_is_named(tiny: Make) -> None:
+    config = tiny(learning_rate=1e30, min_lr=1e30, optimizer="adamw", warmup_iters=0, grad_clip=0.0)
+    with pytest.raises(UserError, match=r"the loss is not finite at iteration \d+ \(learning_rate=1e\+30\)"):
+        run(config)
+
+
+def test_weights_can_be_taken_from_a_checkpoint(tiny: Make, tmp_path: Path) -> None:
+    first = tiny()
+    run(first)
+    start = str(Path(first.out_dir) / "ckpt.pt")
+    second = tiny(init_from=start, out_dir=str(tmp_path / "second"), learning_rate=1e-9, min_lr=1e-9)
+    run(second)
+    assert all(
+        torch.allclose(a, b, atol=1e-6)
+        for a, b in zip(weights(first, "ckpt.pt").values(), weights(second).values(), strict=True)
+    )
+    with pytest.raises(UserError, match="d_model=32 should be 16, as in the checkpoint"):
+        run(tiny(init_from=start, d_model=32, out_dir=str(tmp_path / "third")))
+
+
+def test_resuming_refuses_what_cannot_go_on(tiny: Make) -> None:
+    config = tiny(init_from="resume")
+    with pytest.raises(UserError, match="holds no run to resume"):
+        run(config)
+    run(tiny())
+    with pytest.raises(UserError, match="n_layer=2 should be 1"):
+        run(tiny(init_from="resume", n_layer=2))
+    with pytest.raises(UserError, match="trained on another dataset"):
+        run(tiny(init_from="resume", data_seed=2, dataset="calculator-other"))
