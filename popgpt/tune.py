@@ -141,6 +141,7 @@ def crown(record: Record, out_dir: Path, dataset: Dataset, base: Config) -> Row 
     from popgpt.sweep import report
     from popgpt.training.checkpoint import open_model
     from popgpt.training.evaluation import evaluate_split
+    from popgpt.training.folder import BEFORE_LAST
     from popgpt.training.world import pick_device
 
     winner = report.best(list(record.trials.values()), record.sweep.metric)
@@ -149,7 +150,7 @@ def crown(record: Record, out_dir: Path, dataset: Dataset, base: Config) -> Row 
     best, new = out_dir / "best", out_dir / ".best.new"
     for old in (best, new):
         shutil.rmtree(old, ignore_errors=True)
-    shutil.copytree(out_dir / "trials" / winner["id"], new)
+    shutil.copytree(out_dir / "trials" / winner["id"], new, ignore=shutil.ignore_patterns(BEFORE_LAST, "tracking.json"))
     new.rename(best)
     model, _ = open_model(best, pick_device(base.device))
     return {"id": winner["id"], "run_dir": str(best), "test": evaluate_split(model, dataset, "test")}
@@ -222,7 +223,9 @@ def show(record: Record, out_dir: Path, winner: Row | None, seconds: float) -> N
     from popgpt.progress import describe_exact_match
     from popgpt.sweep import report
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=200)
     console.print(report.table(list(record.trials.values()), record.sweep.metric))
     total = sum(report.iterations(trial) for trial in record.trials.values())
     print(f"\n{len(record.trials)} trials, {total:,} iterations, {seconds:.0f} s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ TINY: dict[str, Any] = {
     "device": "cpu",
     "mlflow_log": False,
 }
+
+
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny matrices: more threads only wait for each other; children inherit it
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from popgpt import evaluate, sample, tracking, train
+from popgpt.config import UserError
+from tests.conftest import TINY
+
+LOCAL = ["--local", "device=cpu"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with the tiny config in tiny.yaml."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    values = {**TINY, "out_dir": "out", "data_dir": str(shared_data)}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(values))
+    return tmp_path
+
+
+def popgpt(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+def test_a_local_run_from_training_to_answers(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["tiny.yaml", *LOCAL]) == 0
+    output = capsys.readouterr()
+    assert "iteration 1/4  loss " in output.err
+    assert "exact match" in output.err
+    assert f"next: python -m popgpt.evaluate {here / 'out'} --split test" in output.out
+
+    assert evaluate.main(["out", "--split", "test", "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert (scores["split"], scores["exact_match_n"]) == ("test", 60)
+
+    assert sample.main(["out", "1+2=", "3-4"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("1+2=")
+    assert second.startswith("3-4=")
+
+
+def test_scoring_a_file_tells_seen_from_unseen(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train.main(["tiny.yaml", *LOCAL])
+    from popgpt.data.dataset import ensure_dataset
+
+    dataset = ensure_dataset(train.load_config("tiny.yaml"))
+    known, held_out = dataset.split("train").lines(0, 3), dataset.split("test").lines(0, 2)
+    Path("lines.txt").write_text("\ufeff" + "\r\n".join([*known, *held_out]))
+    capsys.readouterr()
+    evaluate.main(["out", "--file", "lines.txt", "--json"])
+    scores = json.loads(capsys.readouterr().out)
+    assert (scores["exact_match_n"], scores["seen_in_training"], scores["unseen"]["exact_match_n"]) == (5, 3, 2)
+    evaluate.main(["out", "--file", "lines.txt"])
+    assert "3 of these prompts are in the training split" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1+1=2\n2+2\n", "line 2: '2+2' should be prompt=answer"),
+        ("1+1=2\n2+2=\n", "line 2: '2+2=' should be prompt=answer"),
+        ("a+b=c\n", "line 1: the model does not know 'a'"),
+        ("", "holds no lines"),
+    ],
+)
+def test_a_file_that_cannot_be_scored_is_refused(here: Path, text: str, said: str) -> None:
+    train.main(["tiny.yaml", *LOCAL])
+    Path("lines.txt").write_text(text)
+    with pytest.raises(UserError) as refused:
+        evaluate.main(["out", "--file", "lines.txt"])
+    assert said in str(refused.value)
+
+
+def test_a_run_is_not_written_over(here: Path) -> None:
+    train.main(["tiny.yaml", *LOCAL])
+    with pytest.raises(UserError, match="holds a run already: continue it with init_from=resume, or"):
+        train.main(["tiny.yaml", *LOCAL])
+    before = json.loads((here / "out" / "result.json").read_text())
+    assert train.main(["tiny.yaml", *LOCAL, "init_from=resume", "max_iters=6"]) == 0
+    after = json.loads((here / "out" / "result.json").read_text())
+    assert (before["iterations"], after["iterations"]) == (4, 6)
+
+
+def test_a_run_is_in_mlflow_once_with_all_that_compares_it(here: Path) -> None:
+    train.main(["tiny.yaml", *LOCAL, "mlflow_log=true", "experiment=sums", "wandb_run_name=first"])
+    train.main(["tiny.yaml", *LOCAL, "mlflow_log=true", "experiment=sums", "init_from=resume", "max_iters=6"])
+    from mlflow.tracking import MlflowClient
+
+    assert tracking.tracking_uri() == f"sqlite:///{here / 'mlflow.db'}"
+    client = MlflowClient(tracking.tracking_uri())
+    (run,) = client.search_runs([client.get_experiment_by_name("sums").experiment_id])
+    assert (run.info.run_name, run.info.status) == ("first", "FINISHED")
+    assert set(train.Config.model_fields) <= run.data.params.keys()
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "train_loss")] == [1, 2, 3, 4, 5, 6]
+    assert {"final_exact_match", "final_exact_match/add", "val_loss"} <= run.data.metrics.keys()
+    names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert names == {"ckpt.pt", "config.yaml", "result.json"}
+
+
+@pytest.mark.parametrize("entry", ["train", "prepare"])
+def test_a_mistake_is_one_line_and_exit_code_2(here: Path, entry: str) -> None:
+    done = popgpt(f"popgpt.{entry}", "tiny.yaml", "learning_rte=1e-3", cwd=here)
+    assert done.returncode == 2
+    assert done.stderr == "error: tiny.yaml: unknown parameter learning_rte=0.001; did you mean learning_rate?\n"
+    assert done.stdout == ""
+
+
+def test_what_does_not_go_together_is_refused(here: Path) -> None:
+    with pytest.raises(UserError, match="--local is one process; workers=2 needs Ray"):
+        train.main(["tiny.yaml", *LOCAL, "--workers", "2"])
+    with pytest.raises(UserError, match="workers='two' should be an integer"):
+        train.main(["tiny.yaml", "--workers", "two"])
+
+
+def test_ctrl_c_saves_the_state_and_a_resume_ends_as_if_undisturbed(here: Path) -> None:
+    words = [sys.executable, "-m", "popgpt.train", "tiny.yaml", *LOCAL, "max_iters=400", "eval_interval=100"]
+    process = subprocess.Popen(words, cwd=here, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    metrics = here / "out" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while (not metrics.exists() or metrics.read_text().count("\n") < 5) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "go on with init_from=resume" in output
+    stopped = json.loads((here / "out" / "result.json").read_text())["iterations"]
+    assert 5 <= stopped < 400
+    for arguments in (["init_from=resume"], ["out_dir=whole"]):
+        assert popgpt("popgpt.train", "tiny.yaml", *LOCAL, "max_iters=400", "eval_interval=100", *arguments, cwd=here).returncode == 0  # fmt: skip
+    from popgpt.training import checkpoint
+
+    ours, whole = (checkpoint.load(here / name / "last.pt")["model"] for name in ("out", "whole"))
+    assert all((ours[name] == whole[name]).all() for name in ours)
+
+
+def test_sampling_reads_prompts_from_standard_input(here: Path) -> None:
+    train.main(["tiny.yaml", *LOCAL])
+    done = popgpt("popgpt.sample", "out", cwd=here, input="1+1=\n\n22-3\n")
+    assert done.returncode == 0, done.stderr
+    assert [line.partition("=")[0] for line in done.stdout.splitlines()] == ["1+1", "22-3"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["popgpt.sample", "nowhere", "1+1="], "error: nowhere: No such file or directory"),
+        (["popgpt.evaluate", "."], "error: .: holds no ckpt.pt; is it the folder of a run?"),
+    ],
+)
+def test_a_run_that_is_not_there_is_said_in_one_line(here: Path, words: list[str], said: str) -> None:
+    done = popgpt(*words, cwd=here)
+    assert (done.returncode, done.stderr) == (2, f"{said}\n")
