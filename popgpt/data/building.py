@@ -113,7 +113,7 @@ def _alone(path: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
     except OSError as error:
-        raise UserError(f"{path}: cannot write the dataset: {error.strerror}") from error
+        raise UserError(f"{path}: cannot write the dataset: {error.strerror or error}") from error
 
 
 def _discard(path: Path) -> None:

@@ -146,7 +146,10 @@ def _read_columns(name: str, separator: str) -> Contents:
     middle, end = (pa.scalar(character, pa.large_string()) for character in (separator, "\n"))
     empty = pa.scalar("", pa.large_string())
     lines = pc.binary_join_element_wise(pc.binary_join_element_wise(*parts, middle), empty, end)
-    text = _read_text("".join(lines.to_pylist()).encode(), separator)
+    _, offsets, data = lines.buffers()
+    text = _read_text(
+        data.to_pybytes()[: np.frombuffer(offsets, np.int64)[len(lines)]] if len(lines) else b"", separator
+    )
     numbers = np.flatnonzero(usable) + 1
     renumbered = [Trouble(trouble.reason, numbers[trouble.numbers - 1]) for trouble in text.troubles]
     return text._replace(numbers=numbers[text.numbers - 1], troubles=troubles + renumbered)
@@ -171,7 +174,9 @@ def _columns(name: str) -> tuple[Any, Any]:
             table = parquet.read_table(name)
         missing = [column for column in wanted if column not in table.column_names]
         if missing:
-            raise UserError(f"{name}: no column {missing[0]!r}; its columns are {', '.join(table.column_names)}")
+            raise UserError(
+                f"{name}: no column {missing[0]!r}; its columns are {', '.join(map(repr, table.column_names))}"
+            )
         prompts, answers = (table.column(column).cast(pa.large_string()).combine_chunks() for column in wanted)
     except OSError as error:
         raise UserError(f"{name}: {error.strerror or str(error).splitlines()[0]}") from None

@@ -129,7 +129,7 @@ def test_bad_rows_of_tables(tmp_path: Path) -> None:
     }
     assert contents.numbers.tolist() == [1, 6]
     parquet.write_table(table.select(["prompt"]), tmp_path / "one.parquet")
-    with pytest.raises(UserError, match="no column 'answer'; its columns are prompt"):
+    with pytest.raises(UserError, match="no column 'answer'; its columns are 'prompt'"):
         read_file(str(tmp_path / "one.parquet"), "=")
     (tmp_path / "no.parquet").write_bytes(b"PAR1nonsense")
     with pytest.raises(UserError, match=r"no\.parquet: "):
