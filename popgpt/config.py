@@ -7,10 +7,10 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -19,6 +19,12 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 Operation = Literal["+", "-", "*", "/"]
 OperandDigits = Annotated[int, Field(ge=1, le=9)]
 Digits = Annotated[int, Field(ge=0, le=9)]
+Number = TypeVar("Number")
+# The tags pick one branch to report on, and are named so that explain_error leaves them out of the key.
+PerOperation = Annotated[
+    Annotated[Number, Tag("constrained-number")] | Annotated[dict[Operation, Number], Tag("constrained-mapping")],
+    Discriminator(lambda value: "constrained-mapping" if isinstance(value, dict) else "constrained-number"),
+]
 
 ALIASES = {"n_embd": "d_model"}
 
@@ -54,10 +60,10 @@ class Config(BaseModel):
     operation_weights: dict[Operation, PositiveInt] = Field(
         {}, description="share of an operation's lines, for example {'*': 3}; those not named weigh 1"
     )
-    integer_digits: OperandDigits | dict[Operation, OperandDigits] = Field(
+    integer_digits: PerOperation[OperandDigits] = Field(
         2, description="digits before an operand's point, at most; one number, or one for each operation"
     )
-    decimals: Digits | dict[Operation, Digits] = Field(
+    decimals: PerOperation[Digits] = Field(
         1, description="digits after an operand's point, at most; one number, or one for each operation"
     )
     result_decimals: Digits = Field(2, description="digits after a quotient's point, at most")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ I64 = NDArray[np.int64]
 NEWLINE = "\n"
 _BASE = 0x9E3779B97F4A7C15
 _INVERSE = pow(_BASE, -1, 2**64)
+_SPANS = 2**13
 
 
 class Text(NamedTuple):
@@ -84,11 +86,27 @@ def _first_at_or_after(hits: I64, starts: NDArray[Any], limits: NDArray[Any]) ->
 
 
 def hash_spans(codes: NDArray[Any], starts: NDArray[Any], stops: NDArray[Any]) -> U64:
-    """[n] a 64-bit hash of each codes[start:stop]: equal spans hash alike wherever they stand."""
-    powers = np.full(len(codes) + 1, _BASE, np.uint64)
-    powers[0] = 1
+    """[n] a 64-bit hash of each codes[start:stop]: equal spans hash alike wherever they stand. Starts ascend."""
+    hashes = np.empty(len(starts), np.uint64)
+    for first in range(0, len(starts), _SPANS):
+        chunk = slice(first, first + _SPANS)
+        low, high = int(starts[chunk][0]), int(stops[chunk].max())
+        hashes[chunk] = _hash_chunk(codes[low:high], starts[chunk] - low, stops[chunk] - low)
+    return hashes
+
+
+def _hash_chunk(codes: NDArray[Any], starts: NDArray[Any], stops: NDArray[Any]) -> U64:
+    """A polynomial of the scrambled codes, from prefix sums: a span's sum, moved to where the text begins."""
+    size = 1 << len(codes).bit_length()
     sums = np.zeros(len(codes) + 1, np.uint64)
-    np.cumsum(mix(codes.astype(np.uint64)) * np.cumprod(powers)[:-1], out=sums[1:])
-    powers[1:] = _INVERSE
-    spans = (sums[stops] - sums[starts]) * np.cumprod(powers)[starts]
+    np.cumsum(mix(codes.astype(np.uint64)) * _powers(_BASE, size)[: len(codes)], out=sums[1:])
+    spans = (sums[stops] - sums[starts]) * _powers(_INVERSE, size)[starts]
     return mix(spans ^ (stops - starts).astype(np.uint64))
+
+
+@lru_cache(maxsize=4)
+def _powers(base: int, count: int) -> U64:
+    """[count] base**0, base**1, ... modulo 2**64."""
+    powers = np.full(count, base, np.uint64)
+    powers[0] = 1
+    return np.cumprod(powers)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import aligned_row, text_of, window_row
 
 from popgpt.config import UserError
 from popgpt.data import building
@@ -18,6 +17,8 @@ from popgpt.data.batches import IGNORE_INDEX, Batch, Rows, batch_at, pack
 from popgpt.data.dataset import Dataset, open_dataset
 from popgpt.data.files import TextLines
 from popgpt.data.vocabulary import Vocabulary
+
+from .reference import aligned_row, text_of, window_row
 
 Make = Callable[..., Dataset]
 MODES = {"isolate": st.booleans(), "mask": st.sampled_from([None, "="]), "mask_per_line": st.booleans()}

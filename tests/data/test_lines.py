@@ -3,9 +3,10 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import text_of
 
 from popgpt.data.lines import hash_spans, kind_of, kinds, prompt_ends, split_line, take_lines
+
+from .reference import text_of
 
 LINE = st.text(st.sampled_from("01=+-é→😀 "), max_size=12)
 
