@@ -54,8 +54,8 @@ def connect(dashboard: bool = False) -> Resources:
     if not ray.is_initialized():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ray.init(include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
-    logging.getLogger("ray").setLevel(logging.ERROR)
+            ray.init(include_dashboard=dashboard, log_to_driver=False, logging_level=logging.CRITICAL)
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # what fails is raised, or told by its trial
     total = ray.cluster_resources()
     nodes = [node for node in ray.nodes() if node["Alive"]]
     local = len(nodes) == 1 and "RAY_ADDRESS" not in os.environ

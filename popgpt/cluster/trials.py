@@ -25,6 +25,7 @@ class Witness(tune.Callback):  # type: ignore[misc]
 
     def __init__(self, tell: Told):
         self._tell = tell
+        self._errors: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray keeps a copy of a sweep on disk, which popgpt never goes back to."""
@@ -36,13 +37,17 @@ class Witness(tune.Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        self._tell(trial.config["id"], "reported", result)
+        if "error" in result:
+            self._errors[trial.config["id"]] = result["error"]
+        else:
+            self._tell(trial.config["id"], "reported", result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._tell(trial.config["id"], "ended", {})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tell(trial.config["id"], "failed", {"reason": _reason(trial)})
+        reason = self._errors.pop(trial.config["id"], "the trial's process died")
+        self._tell(trial.config["id"], "failed", {"reason": reason})
 
 
 def run_trials(
@@ -85,7 +90,12 @@ def run_trials(
 
 
 def _trial(config: dict[str, Any], settings: Mapping[str, dict[str, Any]]) -> None:
-    try_out(**settings[config["id"]])
+    try:
+        try_out(**settings[config["id"]])
+    except Exception as error:
+        words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        tune.report({"error": words.splitlines()[0]})
+        raise
 
 
 def check_fits(asked: Mapping[str, float], resources: Resources) -> int:
@@ -97,13 +107,3 @@ def check_fits(asked: Mapping[str, float], resources: Resources) -> int:
             raise UserError(f"resources.{key}={amount:g} should be at most the {has[name]:g} there are")
     counts = [math.floor(has[name] / amount + 1e-9) for name, amount in asked.items() if amount]
     return max(1, min(counts))
-
-
-def _reason(trial: Any) -> str:
-    """The last line of a failed trial's error: what was raised."""
-    try:
-        text = str(trial.get_error() or "")
-    except Exception:
-        text = ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "the trial's process died"

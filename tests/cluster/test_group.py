@@ -1,0 +1,84 @@
+"""A run on Ray's workers is the run in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from popgpt.cluster import session
+from popgpt.config import Config, UserError
+from popgpt.data.dataset import ensure_dataset
+from popgpt.training.folder import read_metrics
+from popgpt.training.loop import Row, fit
+from popgpt.training.world import World
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+Make = Callable[..., Config]
+
+
+@pytest.fixture(scope="module")
+def resources() -> Iterator[session.Resources]:
+    yield session.connect()
+    session.disconnect()
+
+
+def train(config: Config, resources: session.Resources, should_stop: Callable[[], bool] = lambda: False) -> Row:
+    from popgpt.cluster.group import train_on_workers
+
+    ensure_dataset(config)
+    return train_on_workers(
+        config, resources.per_worker(config.workers, config.device), lambda row: None, should_stop
+    )
+
+
+def losses(config: Config) -> list[float]:
+    return [row["train_loss"] for row in read_metrics(Path(config.out_dir) / "metrics.jsonl")]
+
+
+def test_any_number_of_workers_gives_the_losses_of_one_process(
+    tiny: Make, tmp_path: Path, resources: session.Resources
+) -> None:
+    shape = {"max_iters": 20, "eval_interval": 20, "batch_size": 7, "dropout": 0.1}
+    alone = tiny(**shape)
+    result = fit(alone, ensure_dataset(alone), World(torch.device("cpu")))
+    for workers in (1, 2, 3):
+        config = tiny(**shape, workers=workers, out_dir=str(tmp_path / f"of{workers}"))
+        shared = train(config, resources)
+        assert losses(config) == pytest.approx(losses(alone), rel=1e-5)
+        assert shared["world_size"] == workers
+        assert (shared["lines"], shared["tokens"]) == (result["lines"], result["tokens"])
+        assert shared["exact_match_n"] == result["exact_match_n"]
+        assert shared["val_loss"] == pytest.approx(result["val_loss"], rel=1e-4)
+        assert not list(Path(config.out_dir).glob("ray-*"))
+
+
+def test_a_mistake_that_a_worker_finds_is_told_in_one_line(tiny: Make, resources: session.Resources) -> None:
+    config = tiny(learning_rate=1e30, optimizer="adamw", warmup_iters=0, grad_clip=0.0, workers=2)
+    with pytest.raises(UserError, match="the loss is not finite at iteration"):
+        train(config, resources)
+
+
+def test_workers_that_are_asked_to_stop_save_their_state(tiny: Make, resources: session.Resources) -> None:
+    config = tiny(max_iters=100_000, eval_interval=100_000, workers=2)
+    metrics = Path(config.out_dir) / "metrics.jsonl"
+    result = train(config, resources, lambda: metrics.exists() and metrics.read_text().count("\n") > 3)
+    assert result["status"] == "interrupted"
+    assert (Path(config.out_dir) / "last.pt").exists()
+    on = config.model_copy(update={"init_from": "resume", "max_iters": result["iterations"] + 2})
+    assert train(on, resources)["iterations"] == result["iterations"] + 2
+
+
+def test_what_a_worker_gets() -> None:
+    laptop = session.Resources(cpus=8, gpus=0, local=True)
+    assert laptop.per_worker(1, "auto") == {"CPU": 8}
+    assert laptop.per_worker(3, "auto") == {"CPU": 2}
+    assert laptop.per_worker(16, "cpu") == {"CPU": 0.5}
+    with pytest.raises(UserError, match="workers=2 with device=cuda need 2 GPUs; there are 0"):
+        laptop.per_worker(2, "cuda")
+    cluster = session.Resources(cpus=64, gpus=4, local=False)
+    assert cluster.per_worker(4, "auto") == {"CPU": 1, "GPU": 1}
+    assert cluster.per_worker(8, "auto") == {"CPU": 1}
+    assert cluster.per_worker(8, "cuda") == {"CPU": 1, "GPU": 1}

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from popgpt import tracking, tune
+from popgpt.config import UserError
+from tests.conftest import TINY
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+
+
+@pytest.fixture
+def here(tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with a tiny search space in space.yaml."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    base = {**TINY, "data_dir": str(shared_data), "max_iters": 9, "eval_interval": 1, "mlflow_log": True}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
+    space = {
+        "config": "base.yaml",
+        "out_dir": "sweep",
+        "num_samples": 4,
+        "space": {"learning_rate": {"loguniform": [1e-3, 1e-1]}, "d_model": {"choice": [8, 16, 20]}},
+        "asha": {"grace_period": 1, "reduction_factor": 3},
+    }
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
+    return tmp_path
+
+
+def found(here: Path) -> dict[str, Any]:
+    return json.loads((here / "sweep" / "sweep.json").read_text())  # type: ignore[no-any-return]
+
+
+def test_a_sweep_from_its_space_to_its_winner(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune.main(["space.yaml"]) == 0
+    output = capsys.readouterr()
+    sweep = found(here)
+    trials = {trial["id"]: trial for trial in sweep["trials"]}
+    assert list(trials) == ["0000", "0001", "0002", "0003"]
+    assert {trial["status"] for trial in trials.values()} <= {"completed", "stopped"}
+    assert trials[sweep["best"]["id"]]["exact_match"] == max(trial["exact_match"] for trial in trials.values())
+    for trial in trials.values():
+        assert trial["config"]["d_model"] in (8, 16)
+        assert [row["iteration"] for row in trial["metrics"]] == list(range(1, trial["iterations"] + 1))
+        assert (trial["status"] == "completed") == (trial["iterations"] == 9)
+        assert (trial["reason"] is None) == (trial["status"] == "completed")
+    best = here / "sweep" / "best"
+    assert {"ckpt.pt", "config.yaml", "metrics.jsonl", "result.json"} <= {path.name for path in best.iterdir()}
+    assert sweep["best"]["test"]["exact_match_n"] == 60
+    assert not (here / "sweep" / "ray").exists()
+    assert f"winner: trial {sweep['best']['id']}, on the test split: exact match" in output.out
+    assert "mlflow ui --backend-store-uri sqlite:///" in output.out
+    check_mlflow(trials, sweep["best"]["id"])
+
+    with pytest.raises(UserError, match="holds a sweep already: go on with it by --resume"):
+        tune.main(["space.yaml"])
+    assert tune.main(["space.yaml", "--resume", "--samples", "5", "mlflow_log=true"]) == 0
+    more = found(here)["trials"]
+    assert len(more) == 5
+    assert [trial["metrics"] for trial in more[:4]] == [trial["metrics"] for trial in trials.values()]
+    with pytest.raises(UserError, match=r"seed=1 was 0 when this sweep was started"):
+        tune.main(["space.yaml", "--resume", "seed=1"])
+    assert (here / "sweep" / "sweep.json").exists()
+
+
+def check_mlflow(trials: dict[str, Any], winner: str) -> None:
+    """One parent and a child a trial, with true statuses, reasons, flat parameters and metrics by iteration."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking.tracking_uri())
+    runs = client.search_runs([client.get_experiment_by_name("calculator").experiment_id])
+    (parent,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    assert (parent.info.status, parent.data.tags["best_trial"]) == ("FINISHED", winner)
+    children = {run.data.tags["trial"]: run for run in runs if run is not parent}
+    assert children.keys() == trials.keys()
+    for name, run in children.items():
+        trial = trials[name]
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert (run.info.status, run.data.tags["status"]) == ("FINISHED", trial["status"])
+        assert run.data.tags.get("reason") == trial["reason"]
+        assert run.data.params["d_model"] == str(trial["config"]["d_model"])
+        steps = [point.step for point in client.get_metric_history(run.info.run_id, "exact_match")]
+        assert steps == list(range(1, trial["iterations"] + 1))
+        assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} >= {"ckpt.pt", "config.yaml"}
+
+
+def test_a_trial_that_fails_fails_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["asha=null", "learning_rate={grid: [1e-2, 1e30]}", "d_model=8", "num_samples=1", "warmup_iters=0"]
+    assert tune.main(["space.yaml", *words, "optimizer=adamw", "grad_clip=0", "mlflow_log=false"]) == 0
+    good, bad = found(here)["trials"]
+    assert (good["status"], good["iterations"]) == ("completed", 9)
+    assert bad["status"] == "failed"
+    assert "the loss is not finite at iteration" in bad["reason"]
+    assert found(here)["best"]["id"] == "0000"
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("num_sampels=3", "did you mean num_samples?"),
+        ("metric=accuracy", "metric='accuracy' should be"),
+        ("d_head={choice: []}", "choice=[] should be a list of values"),
+        ("learning_rte={choice: [1]}", "did you mean learning_rate?"),
+        ("d_model={choice: [7]}", "does not divide d_model=7"),
+        ("resources.cpus_per_trial=1000", "resources.cpus_per_trial=1000 should be at most the"),
+        ("resources.gpus_per_trial=64", "resources.gpus_per_trial=64 should be at most the"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused_before_any_trial(here: Path, word: str, said: str) -> None:
+    with pytest.raises(UserError) as refused:
+        tune.main(["space.yaml", "mlflow_log=false", word])
+    assert said in str(refused.value)
+    assert not (here / "sweep" / "trials").exists()
+
+
+def test_starting_anew_keeps_the_old_sweep(here: Path) -> None:
+    (here / "sweep").mkdir()
+    (here / "sweep" / "sweep.json").write_text("{}")
+    words = ["space.yaml", "--force", "num_samples=1", "mlflow_log=false"]
+    assert tune.main(words) == 0
+    assert (here / "sweep.old-1" / "sweep.json").read_text() == "{}"
+    assert len(found(here)["trials"]) == 1
+
+
+@pytest.mark.slow
+def test_trials_of_two_workers_do_not_starve_each_other(here: Path) -> None:
+    words = ["workers=2", "resources.cpus_per_trial=2", "eval_interval=3", "asha.grace_period=3", "mlflow_log=false"]
+    assert tune.main(["space.yaml", *words]) == 0
+    trials = found(here)["trials"]
+    assert {trial["status"] for trial in trials} <= {"completed", "stopped"}
+    assert json.loads((here / "sweep" / "best" / "result.json").read_text())["world_size"] == 2
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_cleanly_and_a_resume_finishes(here: Path) -> None:
+    words = [sys.executable, "-m", "popgpt.tune", "space.yaml", "max_iters=3000", "eval_interval=100"]
+    words += ["asha.grace_period=100", "num_samples=2"]
+    process = subprocess.Popen(words, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    state = here / "sweep" / "trials" / "0000" / "last.pt"
+    deadline = time.monotonic() + 90
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 130, output
+    assert "go on with the same command and --resume" in output
+    assert "Traceback" not in output
+    before = {trial["id"]: trial for trial in found(here)["trials"]}
+    assert "interrupted" in {trial["status"] for trial in before.values()}
+    done = subprocess.run([*words, "--resume"], cwd=here, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for trial in found(here)["trials"]:
+        assert trial["status"] in ("completed", "stopped")
+        steps = [row["iteration"] for row in trial["metrics"]]
+        assert steps == sorted(set(steps))
