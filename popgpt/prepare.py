@@ -18,6 +18,7 @@ _HELD_OUT = 2000
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Build the dataset unless it is there, and print what it holds. Raises UserError."""
     begun = time.perf_counter()
     given = _parser().parse_intermixed_args(arguments)
     path, source, plan = _calculator(given) if given.from_text is None else _own_lines(given)
@@ -96,16 +97,19 @@ def _notes(contents: Contents, separator: str) -> Iterator[str]:
 
 def _prepare(path: Path, source: Source, plan: Plan, force: bool) -> tuple[Dataset, bool]:
     """The dataset at `path`, and whether it was built now: it's kept where its options are those of the plan."""
+    options = {"generator": plan.generator, **plan.options}
     if path.exists():
         try:
             dataset = open_dataset(path)
-            check_options(dataset, {"generator": plan.generator, **plan.options})
+            check_options(dataset, options)
             return dataset, False
         except UserError:
             if not force:
                 raise
     build_dataset(path, source, plan, overwrite=force)
-    return open_dataset(path), True
+    dataset = open_dataset(path)
+    check_options(dataset, options)  # another process may have been first
+    return dataset, True
 
 
 def describe(dataset: Dataset) -> list[str]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from popgpt.config import UserError
 from popgpt.data.dataset import Split
-from popgpt.data.lines import Text, prompt_ends
+from popgpt.data.lines import NEWLINE, Text, prompt_ends
 from popgpt.data.shuffle import derive_key, permute
 from popgpt.data.vocabulary import Vocabulary
 
@@ -153,6 +153,10 @@ class Rows:
 
     def _check_mask(self) -> None:
         token = self._mask_before
+        if token == NEWLINE:
+            raise UserError(
+                "mask_before_token='\\n' would mask every line; give the separator, or null to mask nothing"
+            )
         if token is not None and not self._split.meta.characters_in[self._split.name].get(token):
             raise UserError(
                 f"mask_before_token={token!r} is in no line of {self._split.name}: nothing would be learned; "

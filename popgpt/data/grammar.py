@@ -78,6 +78,7 @@ def _parse(operations: Sequence[str], group: tuple[int, int] | None, first: int 
 
 
 def leaves(tree: Tree) -> list[int]:
+    """The operands of a tree, from the left."""
     return [tree] if isinstance(tree, int) else leaves(tree[1]) + leaves(tree[2])
 
 

@@ -180,6 +180,8 @@ def test_lines_too_long_are_left_out_and_counted(make: Make) -> None:
 def test_a_mask_that_is_in_no_line_is_refused(make: Make) -> None:
     with pytest.raises(UserError, match=r"mask_before_token=':' is in no line.*separator of this dataset is '='"):
         rows_of(make(["1=1"]), 8, mask_before_token=":")
+    with pytest.raises(UserError, match="would mask every line"):
+        rows_of(make(["1=1"]), 8, mask_before_token="\n")
 
 
 @given(st.dictionaries(st.integers(1, 70), st.integers(1, 500), min_size=1), st.integers(1, 64))
