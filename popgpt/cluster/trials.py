@@ -17,7 +17,7 @@ from popgpt.sweep.asha import AshaScheduler
 from popgpt.sweep.space import Sweep
 
 Told = Callable[[str, str, dict[str, Any]], None]
-SUPERVISOR_CPUS = 0.01
+SUPERVISOR = {"memory": 1.0}  # a byte: no core, so that its workers can have them all
 
 
 class Witness(tune.Callback):  # type: ignore[misc]
@@ -73,7 +73,7 @@ def run_trials(
     share = {name: amount / workers for name, amount in asked.items()}
     settings = {name: {"values": values, "resources": share} for name, values in configs.items()}
     nested = workers > 1
-    bundle = {"CPU": SUPERVISOR_CPUS} if nested else {name: amount for name, amount in asked.items() if amount}
+    bundle = SUPERVISOR if nested else {name: amount for name, amount in asked.items() if amount}
     wanted = sweep.resources.max_concurrent
     trainable = tune.with_resources(tune.with_parameters(_trial, settings=settings), PlacementGroupFactory([bundle]))
     tune.Tuner(
