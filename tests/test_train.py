@@ -141,8 +141,8 @@ def test_ctrl_c_saves_the_state_and_a_resume_ends_as_if_undisturbed(here: Path) 
     assert "go on with init_from=resume" in output
     stopped = json.loads((here / "out" / "result.json").read_text())["iterations"]
     assert 5 <= stopped < 400
-    for arguments in (["init_from=resume"], ["out_dir=whole"]):
-        assert popgpt("popgpt.train", "tiny.yaml", *LOCAL, "max_iters=400", "eval_interval=100", *arguments, cwd=here).returncode == 0  # fmt: skip
+    for last in ("init_from=resume", "out_dir=whole"):
+        assert popgpt(*words[2:], last, cwd=here).returncode == 0
     from popgpt.training import checkpoint
 
     ours, whole = (checkpoint.load(here / name / "last.pt")["model"] for name in ("out", "whole"))

@@ -15,7 +15,8 @@ from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from popgpt.cluster.worker import Channel, work
+from popgpt.cluster.channel import Channel
+from popgpt.cluster.worker import work
 from popgpt.config import Config, UserError
 from popgpt.training.loop import Row
 

@@ -8,51 +8,14 @@ from typing import Any
 
 import ray
 import torch
-from ray import tune
 
+from popgpt.cluster.channel import StopFlag
 from popgpt.config import UserError, make_config
 from popgpt.data.dataset import dataset_path, open_dataset
 from popgpt.training.loop import Row, fit
 from popgpt.training.world import World, pick_device
 
 open_once = functools.lru_cache(maxsize=4)(open_dataset)
-
-
-@ray.remote(num_cpus=0)
-class Channel:
-    """Between a group's first worker and its driver: rows go up, the wish to stop comes down."""
-
-    def __init__(self) -> None:
-        self._messages: list[dict[str, Any]] = []
-        self._stopped = False
-
-    def push(self, message: dict[str, Any]) -> None:
-        self._messages.append(message)
-
-    def pull(self) -> list[dict[str, Any]]:
-        messages, self._messages = self._messages, []
-        return messages
-
-    def stop(self) -> None:
-        self._stopped = True
-
-    def stopped(self) -> bool:
-        return self._stopped
-
-
-class StopFlag:
-    """Whether the driver wants to stop, without waiting for its answer."""
-
-    def __init__(self, channel: Any):
-        self._channel = channel
-        self._answer = channel.stopped.remote()
-        self._stopped = False
-
-    def __call__(self) -> bool:
-        if not self._stopped and ray.wait([self._answer], timeout=0)[0]:
-            self._stopped = ray.get(self._answer)
-            self._answer = self._channel.stopped.remote()
-        return self._stopped
 
 
 def work(settings: dict[str, Any]) -> None:
@@ -103,6 +66,8 @@ class TrialReport:
         self._stopped = False
 
     def __call__(self, row: Row) -> None:
+        from ray import tune
+
         self._rows.append(row)
         if "exact_match" in row and not self._stopped:
             rows, self._rows = self._rows, []

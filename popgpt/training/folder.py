@@ -44,7 +44,7 @@ def write_config(config: Config) -> None:
 
 
 def begin_metrics(out_dir: Path, iteration: int) -> None:
-    """Ready metrics.jsonl to go on after `iteration`: rows that a killed run wrote beyond its last state are dropped."""
+    """Ready metrics.jsonl to go on after `iteration`: rows that a killed run wrote beyond it are dropped."""
     kept = [row for row in read_metrics(out_dir / METRICS) if row["iteration"] <= iteration]
     write_atomic(out_dir / METRICS, "".join(json.dumps(row) + "\n" for row in kept).encode())
 

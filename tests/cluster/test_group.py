@@ -29,9 +29,7 @@ def train(config: Config, resources: session.Resources, should_stop: Callable[[]
     from popgpt.cluster.group import train_on_workers
 
     ensure_dataset(config)
-    return train_on_workers(
-        config, resources.per_worker(config.workers, config.device), lambda row: None, should_stop
-    )
+    return train_on_workers(config, resources.per_worker(config.workers, config.device), lambda row: None, should_stop)
 
 
 def losses(config: Config) -> list[float]:
