@@ -120,6 +120,9 @@ class Config(BaseModel):
         200, description="batches of batch_size validation rows an evaluation reads at most"
     )
     log_interval: PositiveInt = Field(10, description="iterations between logged losses")
+    best_by: Literal["exact_match", "token_accuracy", "val_loss"] = Field(
+        "exact_match", description="what makes one evaluation better than another; token accuracy decides ties"
+    )
     always_save_checkpoint: bool = Field(
         False, description="ckpt.pt at every evaluation; false: only when it is the best"
     )

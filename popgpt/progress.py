@@ -135,7 +135,7 @@ def describe_scores(scores: Row) -> str:
 
 @contextlib.contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Yields `should_stop`: true after the first Ctrl-C. The second one interrupts at once."""
+    """Yields `should_stop`: true after the first Ctrl-C or SIGTERM. The second one interrupts at once."""
     asked = False
 
     def ask(number: int, frame: object) -> None:
@@ -145,8 +145,9 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         asked = True
         Console(stderr=True).print("stopping after this iteration; Ctrl-C again to stop at once", highlight=False)
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from popgpt.data.dataset import Dataset
 
 Row = dict[str, Any]
+Fit = Callable[["Dataset", Callable[[Row], None], Callable[[], bool]], Row]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,58 +40,58 @@ def train(config: Config, local: bool) -> Row:
     from popgpt.training import folder
 
     folder.check_free(config)
-    dataset = ensure_dataset(config)
-    folder.write_config(config)
-    record = tracking.start(
-        config,
-        experiment=config.experiment or config.dataset,
-        name=config.wandb_run_name or Path(config.out_dir).name,
-        params=config.model_dump(),
-        tags={"dataset_fingerprint": dataset.meta.fingerprint},
-        folder=config.out_dir,
-        resume=config.init_from == "resume",
-    )
-    status, result = "failed", None
-    try:
-        with TrainingProgress(config) as progress, stop_on_interrupt() as should_stop:
+    with ready_alone(config) if local else ready_on_ray(config) as fit:
+        dataset = ensure_dataset(config)
+        folder.make(config)
+        record = tracking.start(
+            config,
+            experiment=config.experiment or config.dataset,
+            name=config.wandb_run_name or Path(config.out_dir).name,
+            params=config.model_dump(),
+            tags={"dataset_fingerprint": dataset.meta.fingerprint},
+            folder=config.out_dir,
+            resume=config.init_from == "resume",
+        )
+        status, result = "failed", None
+        try:
+            with TrainingProgress(config) as progress, stop_on_interrupt() as should_stop:
 
-            def report(row: Row) -> None:
-                progress(row)
-                record.log([row])
+                def report(row: Row) -> None:
+                    progress(row)
+                    record.log([row])
 
-            fit_here = _fit_alone if local else _fit_on_ray
-            result = fit_here(config, dataset, report, should_stop)
-        status = result["status"]
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
-    finally:
-        for name in (folder.CONFIG, folder.RESULT, folder.BEST):
-            if (Path(config.out_dir) / name).exists():
-                record.artifact(Path(config.out_dir) / name)
-        record.finish(status, result)
-        tracking.flush()
+                result = fit(dataset, report, should_stop)
+            status = result["status"]
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            for path in folder.outcome(Path(config.out_dir)):
+                record.artifact(path)
+            record.finish(status, result)
+            tracking.flush()
     return result
 
 
-def _fit_alone(config: Config, dataset: Dataset, report: Callable[[Row], None], should_stop: Callable[[], bool]) -> Row:
+@contextmanager
+def ready_alone(config: Config) -> Iterator[Fit]:
+    """`fit` in this process, once its device is there."""
     from popgpt.training.loop import fit
     from popgpt.training.world import World, pick_device
 
-    return fit(config, dataset, World(pick_device(config.device)), report, should_stop)
+    world = World(pick_device(config.device))
+    yield lambda dataset, report, should_stop: fit(config, dataset, world, report, should_stop)
 
 
-def _fit_on_ray(
-    config: Config, dataset: Dataset, report: Callable[[Row], None], should_stop: Callable[[], bool]
-) -> Row:
+@contextmanager
+def ready_on_ray(config: Config) -> Iterator[Fit]:
+    """`fit` on the workers of a Ray group, once Ray is there and has what they need."""
     from popgpt.cluster import session
     from popgpt.cluster.group import train_on_workers
 
-    resources = session.connect().per_worker(config.workers, config.device)
-    try:
-        return train_on_workers(config, resources, report, should_stop)
-    finally:
-        session.disconnect()
+    with session.connected() as resources:
+        each = resources.per_worker(config.workers, config.device)
+        yield lambda dataset, report, should_stop: train_on_workers(config, each, report, should_stop)
 
 
 def print_result(config: Config, result: Row) -> None:
@@ -97,9 +99,9 @@ def print_result(config: Config, result: Row) -> None:
     from popgpt.progress import describe_scores
 
     if result["status"] == "interrupted":
-        print(f"stopped at iteration {result['iterations']}; go on with init_from=resume and the same out_dir")
+        print(f"stopped at iteration {result['last_iteration']}; go on with init_from=resume and the same out_dir")
     if "exact_match" in result:
-        print(f"iteration {result['iteration']}: {describe_scores(result)} validation lines")
+        print(f"best on the validation split, at iteration {result['iteration']}: {describe_scores(result)}")
         print(f"checkpoint: {result['checkpoint']}")
         print(f"next: python -m popgpt.evaluate {config.out_dir} --split test")
 

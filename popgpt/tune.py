@@ -6,7 +6,7 @@ import argparse
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from popgpt.config import Config, UserError
 
 if TYPE_CHECKING:
     from popgpt.data.dataset import Dataset
-    from popgpt.sweep.asha import AshaScheduler
     from popgpt.sweep.record import Record
     from popgpt.sweep.space import Sweep
     from popgpt.tracking import Run
@@ -50,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def tune(sweep: Sweep, resume: bool, force: bool) -> int:
     """Run the sweep's trials, pick the winner, score it on the test split, tell. Returns the exit code."""
     from popgpt import tracking
+    from popgpt.cluster import session, trials
     from popgpt.data.dataset import ensure_dataset
     from popgpt.progress import SweepProgress
     from popgpt.sweep import asha
@@ -59,28 +59,33 @@ def tune(sweep: Sweep, resume: bool, force: bool) -> int:
     record = begin(sweep, out_dir, resume, force)
     base = cli.absolute(sweep.config())
     dataset = ensure_dataset(base)
-    out_dir.mkdir(parents=True, exist_ok=True)
     scheduler = asha.scheduler(sweep)
     if scheduler and record.asha:
         scheduler.load_state(record.asha)
-    mirror = Mirror(record, out_dir, base, resume)
-    winner = None
-    try:
-        with SweepProgress(record) as progress:
+    winner, status = None, "failed"
+    with session.connected(dashboard=base.workers > 1) as resources:
+        trials.check_fits(sweep, base.device, resources)
+        make_place(out_dir, resume)
+        mirror = Mirror(record, out_dir, dataset, base, resume)
+        try:
+            with SweepProgress(record) as progress:
 
-            def told(name: str, event: str, what: Row) -> None:
-                record.take(name, event, what, scheduler.reason(name) if scheduler else None)
-                record.write(out_dir, scheduler.state() if scheduler else None)
-                mirror.take(name, event, what)
-                progress(name, event)
+                def told(name: str, event: str, what: Row) -> None:
+                    record.take(name, event, what, scheduler.reason(name) if scheduler else None)
+                    record.write(out_dir, scheduler.state() if scheduler else None)
+                    mirror.take(name, event, what)
+                    progress(name, event)
 
-            run_trials(record, out_dir, base, scheduler, told, resume)
-        record.interrupt()
-        winner = crown(record, out_dir, dataset, base) if not record.unfinished() else None
-        record.write(out_dir, scheduler.state() if scheduler else None, winner)
-    finally:
-        mirror.finish(winner)
-        tracking.flush()
+                going = record.unfinished()
+                configs = {name: trial_config(record, out_dir, name, resume).model_dump() for name in going}
+                trials.run_trials(sweep, configs, base.workers, resources, scheduler, out_dir, told)
+            record.interrupt()
+            status = "interrupted" if record.unfinished() else "failed"
+            winner = crown(record, out_dir, dataset) if not record.unfinished() else None
+            record.write(out_dir, scheduler.state() if scheduler else None, winner)
+        finally:
+            mirror.finish(status, winner)
+            tracking.flush()
     show(record, out_dir, winner, time.monotonic() - started)
     return 0 if winner else 130 if record.unfinished() else 1
 
@@ -88,19 +93,32 @@ def tune(sweep: Sweep, resume: bool, force: bool) -> int:
 def begin(sweep: Sweep, out_dir: Path, resume: bool, force: bool) -> Record:
     """The record of a new sweep, or of the one to go on with. Raises UserError where a sweep is in the way."""
     from popgpt.sweep import record, space
+    from popgpt.training.folder import METRICS, read_metrics
 
     trials = record.Record(sweep, space.sample(sweep))
     if resume:
         trials.take_up(record.read(out_dir))
-    elif (out_dir / record.FILE).exists():
-        if not force:
-            raise UserError(
-                f"out_dir={sweep.out_dir} holds a sweep already: go on with it by --resume, give another out_dir, "
-                f"or start anew by --force, which moves it to {sweep.out_dir}.old-N"
-            )
+        for name in trials.unfinished():
+            logged = read_metrics(
+                out_dir / "trials" / name / METRICS
+            )  # a killed sweep may not have been told of it all
+            trials.trials[name]["metrics"] = logged or trials.trials[name]["metrics"]
+    elif (out_dir / record.FILE).exists() and not force:
+        raise UserError(
+            f"out_dir={sweep.out_dir} holds a sweep already: go on with it by --resume, give another out_dir, "
+            f"or start anew by --force, which moves it to {sweep.out_dir}.old-N"
+        )
+    return trials
+
+
+def make_place(out_dir: Path, resume: bool) -> None:
+    """Make OUT. What an earlier sweep left there stays for --resume, else it is moved aside."""
+    from popgpt.sweep import record
+
+    if not resume and (out_dir / record.FILE).exists():
         number = next(n for n in range(1, 10**6) if not out_dir.with_name(f"{out_dir.name}.old-{n}").exists())
         out_dir.rename(out_dir.with_name(f"{out_dir.name}.old-{number}"))
-    return trials
+    out_dir.mkdir(parents=True, exist_ok=True)
 
 
 def trial_config(record: Record, out_dir: Path, name: str, resume: bool) -> Config:
@@ -114,29 +132,7 @@ def trial_config(record: Record, out_dir: Path, name: str, resume: bool) -> Conf
     return cli.absolute(config.model_copy(update=update))
 
 
-def run_trials(
-    record: Record,
-    out_dir: Path,
-    base: Config,
-    scheduler: AshaScheduler | None,
-    told: Callable[[str, str, Row], None],
-    resume: bool,
-) -> None:
-    """Run what is unfinished under Ray Tune. Returns early at Ctrl-C."""
-    from popgpt.cluster import session, trials
-
-    configs = {name: trial_config(record, out_dir, name, resume).model_dump() for name in record.unfinished()}
-    if not configs:
-        return
-    resources = session.connect(dashboard=base.workers > 1)
-    try:
-        trials.run_trials(record.sweep, configs, base.workers, resources, scheduler, out_dir, told)
-    finally:
-        session.disconnect()
-        shutil.rmtree(out_dir / "ray", ignore_errors=True)
-
-
-def crown(record: Record, out_dir: Path, dataset: Dataset, base: Config) -> Row | None:
+def crown(record: Record, out_dir: Path, dataset: Dataset) -> Row | None:
     """Copy the winner's folder to OUT/best and score it, once, on the test split. None where no trial has a score."""
     from popgpt.sweep import report
     from popgpt.training.checkpoint import open_model
@@ -152,19 +148,21 @@ def crown(record: Record, out_dir: Path, dataset: Dataset, base: Config) -> Row 
         shutil.rmtree(old, ignore_errors=True)
     shutil.copytree(out_dir / "trials" / winner["id"], new, ignore=shutil.ignore_patterns(BEFORE_LAST, "tracking.json"))
     new.rename(best)
-    model, _ = open_model(best, pick_device(base.device))
+    model, _ = open_model(best, pick_device("auto"))
     return {"id": winner["id"], "run_dir": str(best), "test": evaluate_split(model, dataset, "test")}
 
 
 class Mirror:
     """The sweep in MLflow and W&B: a parent run, and a child for each trial."""
 
-    def __init__(self, record: Record, out_dir: Path, base: Config, resume: bool):
+    def __init__(self, record: Record, out_dir: Path, dataset: Dataset, base: Config, resume: bool):
         self._record = record
         self._out_dir = out_dir
+        self._fingerprint = dataset.meta.fingerprint
         self._resume = resume
         self._parent = self._start(out_dir.name, base, None, out_dir)
         self._runs: dict[str, Run] = {}
+        self._ended: dict[str, Run] = {}
 
     def _start(self, name: str, config: Config, trial: str | None, folder: Path) -> Run:
         from popgpt import tracking
@@ -174,7 +172,12 @@ class Mirror:
             experiment=config.experiment or config.dataset,
             name=name,
             params=config.model_dump(),
-            tags={"sweep": self._out_dir.name, "trial": trial, "search_space": self._record.sweep.source},
+            tags={
+                "sweep": self._out_dir.name,
+                "trial": trial,
+                "search_space": self._record.sweep.source,
+                "dataset_fingerprint": self._fingerprint,
+            },
             parent=self._parent if trial else None,
             folder=folder,
             resume=self._resume,
@@ -192,27 +195,28 @@ class Mirror:
 
     def _end(self, name: str) -> None:
         from popgpt.sweep import report
-        from popgpt.training import folder
 
         trial, run = self._record.trials[name], self._runs.pop(name)
-        for file in (folder.CONFIG, folder.RESULT, folder.BEST):
-            if (path := self._out_dir / "trials" / name / file).exists():
-                run.artifact(path)
         run.finish(trial["status"], report.best_row(trial, self._record.sweep.metric), {"reason": trial["reason"]})
+        self._ended[name] = run
 
-    def finish(self, winner: Row | None) -> None:
-        """Mirror the end of the sweep, and of the trials that it cut short."""
+    def finish(self, status: str, winner: Row | None) -> None:
+        """Mirror the end of the sweep, of the trials that it cut short, and the files, which are all written by now."""
         from popgpt.sweep import record
+        from popgpt.training import folder
 
         for name in list(self._runs):
             self._end(name)
+        for name, run in self._ended.items():
+            for path in folder.outcome(self._out_dir / "trials" / name):
+                run.artifact(path)
         if (self._out_dir / record.FILE).exists():
             self._parent.artifact(self._out_dir / record.FILE)
         if winner:
             self._parent.artifact(winner["run_dir"], "best")
             self._parent.finish("completed", winner["test"], {"best_trial": winner["id"], "split": "test"})
         else:
-            self._parent.finish("interrupted" if self._record.unfinished() else "failed")
+            self._parent.finish(status)
 
 
 def show(record: Record, out_dir: Path, winner: Row | None, seconds: float) -> None:

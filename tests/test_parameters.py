@@ -66,6 +66,7 @@ ELSEWHERE = {
     "eval_interval": "test_intervals",
     "eval_iters": "test_evaluation.py",
     "log_interval": "test_intervals",
+    "best_by": "test_loop.py",
     "always_save_checkpoint": "test_loop.py",
     "experiment": "test_train.py",
     "mlflow_log": "test_train.py",

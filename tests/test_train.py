@@ -94,7 +94,7 @@ def test_a_run_is_not_written_over(here: Path) -> None:
     before = json.loads((here / "out" / "result.json").read_text())
     assert train.main(["tiny.yaml", *LOCAL, "init_from=resume", "max_iters=6"]) == 0
     after = json.loads((here / "out" / "result.json").read_text())
-    assert (before["iterations"], after["iterations"]) == (4, 6)
+    assert (before["last_iteration"], after["last_iteration"]) == (4, 6)
 
 
 def test_a_run_is_in_mlflow_once_with_all_that_compares_it(here: Path) -> None:
@@ -139,7 +139,7 @@ def test_ctrl_c_saves_the_state_and_a_resume_ends_as_if_undisturbed(here: Path) 
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "go on with init_from=resume" in output
-    stopped = json.loads((here / "out" / "result.json").read_text())["iterations"]
+    stopped = json.loads((here / "out" / "result.json").read_text())["last_iteration"]
     assert 5 <= stopped < 400
     for last in ("init_from=resume", "out_dir=whole"):
         assert popgpt(*words[2:], last, cwd=here).returncode == 0

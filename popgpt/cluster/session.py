@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from popgpt.config import UserError
@@ -42,8 +45,9 @@ class Resources:
         return {"CPU": cpus, "GPU": 1} if use_gpu else {"CPU": cpus}
 
 
-def connect(dashboard: bool = False) -> Resources:
-    """Join the cluster that RAY_ADDRESS or `ray start` names; where there is none, start Ray here.
+@contextmanager
+def connected(dashboard: bool = False) -> Iterator[Resources]:
+    """A connection to the cluster that RAY_ADDRESS or `ray start` names; where there is none, to a Ray started here.
 
     Args:
         dashboard: start it too; without it Ray cannot clean up after nested groups that die.
@@ -51,20 +55,19 @@ def connect(dashboard: bool = False) -> Resources:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
+    from ray._private.services import canonicalize_bootstrap_address
 
-    if not ray.is_initialized():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ray.init(include_dashboard=dashboard, log_to_driver=False, logging_level=logging.CRITICAL)
+    local = canonicalize_bootstrap_address(None) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        options = {"address": "local", "include_dashboard": dashboard} if local else {}
+        ray.init(**options, log_to_driver=False, logging_level=logging.CRITICAL)
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what fails is raised, or told by its trial
-    total = ray.cluster_resources()
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    local = len(nodes) == 1 and "RAY_ADDRESS" not in os.environ
-    return Resources(total.get("CPU", 0), total.get("GPU", 0), local)
-
-
-def disconnect() -> None:
-    """Leave the cluster; what was started here ends."""
-    import ray
-
-    ray.shutdown()
+    try:
+        total = ray.cluster_resources()
+        yield Resources(total.get("CPU", 0), total.get("GPU", 0), local)
+    finally:
+        # Garbage that still refers to Ray goes first: were another thread (the tracker's, say) to collect it while
+        # Ray shuts down, Ray would end the process.
+        gc.collect()
+        ray.shutdown()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -65,28 +66,31 @@ def run_trials(
     trial of several is a small process that supervises a group of workers of its own; at most as many run as can
     have all their workers at once.
 
-    Raises:
-        UserError: a trial asks for more than there is.
+    Give it what `check_fits` has passed: Ray waits for what it does not have.
     """
-    asked = {"CPU": sweep.resources.cpus_per_trial, "GPU": sweep.resources.gpus_per_trial}
-    fits = check_fits(asked, resources)
+    asked = demand(sweep)
     share = {name: amount / workers for name, amount in asked.items()}
     settings = {name: {"values": values, "resources": share} for name, values in configs.items()}
     nested = workers > 1
     bundle = SUPERVISOR if nested else {name: amount for name, amount in asked.items() if amount}
-    wanted = sweep.resources.max_concurrent
+    if not configs:
+        return
     trainable = tune.with_resources(tune.with_parameters(_trial, settings=settings), PlacementGroupFactory([bundle]))
-    tune.Tuner(
+    tuner = tune.Tuner(
         trainable,
         param_space={"id": tune.grid_search(list(configs))},
         tune_config=tune.TuneConfig(
             scheduler=scheduler,
             reuse_actors=not nested,
-            max_concurrent_trials=fits if wanted == "auto" else min(fits, wanted),
+            max_concurrent_trials=concurrency(sweep, workers, resources),
             trial_dirname_creator=lambda trial: str(trial.config["id"]),
         ),
         run_config=tune.RunConfig(name="ray", storage_path=str(out_dir), callbacks=[Witness(tell)], verbose=0),
-    ).fit()
+    )
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(out_dir / "ray", ignore_errors=True)
 
 
 def _trial(config: dict[str, Any], settings: Mapping[str, dict[str, Any]]) -> None:
@@ -98,12 +102,34 @@ def _trial(config: dict[str, Any], settings: Mapping[str, dict[str, Any]]) -> No
         raise
 
 
-def check_fits(asked: Mapping[str, float], resources: Resources) -> int:
-    """How many trials fit at once. Raises UserError where not even one does."""
+def demand(sweep: Sweep) -> dict[str, float]:
+    """CPU and GPU that one trial takes, all its workers together."""
+    return {"CPU": sweep.resources.cpus_per_trial, "GPU": sweep.resources.gpus_per_trial}
+
+
+def check_fits(sweep: Sweep, device: str, resources: Resources) -> None:
+    """Raises UserError where a trial asks for more than this machine's Ray has, or for a GPU that it isn't given."""
+    if device == "cuda" and not sweep.resources.gpus_per_trial:
+        raise UserError("device='cuda' needs resources.gpus_per_trial above 0")
     has = {"CPU": resources.cpus, "GPU": resources.gpus}
-    for name, amount in asked.items():
+    for name, amount in demand(sweep).items():
         if amount > has[name] and resources.local:
-            key = f"{name.lower()}s_per_trial"
-            raise UserError(f"resources.{key}={amount:g} should be at most the {has[name]:g} there are")
-    counts = [math.floor(has[name] / amount + 1e-9) for name, amount in asked.items() if amount]
-    return max(1, min(counts))
+            raise UserError(
+                f"resources.{name.lower()}s_per_trial={amount:g} should be at most the {has[name]:g} there are"
+            )
+
+
+def concurrency(sweep: Sweep, workers: int, resources: Resources) -> int | None:
+    """How many trials run at once; None: as many as Ray places.
+
+    On this machine as many as it holds. A cluster may grow: trials of one worker wait for their place by themselves;
+    trials of several have a process each while they wait, so no more than fit now unless max_concurrent says so.
+    """
+    has = {"CPU": resources.cpus, "GPU": resources.gpus}
+    fits = max(1, min(math.floor(has[name] / amount + 1e-9) for name, amount in demand(sweep).items() if amount))
+    wanted = sweep.resources.max_concurrent
+    if resources.local:
+        return fits if wanted == "auto" else min(fits, wanted)
+    if wanted == "auto":
+        return fits if workers > 1 else None
+    return wanted

@@ -9,7 +9,8 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from popgpt.config import UserError
-from popgpt.sweep.space import METRICS, Sweep, rungs, score
+from popgpt.metrics import METRICS, score
+from popgpt.sweep.space import Sweep, rungs
 
 Score = tuple[float, float]
 WORST: Score = (-math.inf, -math.inf)

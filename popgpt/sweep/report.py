@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from popgpt.sweep.space import score
+from popgpt.metrics import score
 
 if TYPE_CHECKING:
     from rich.table import Table

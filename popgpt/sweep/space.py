@@ -26,8 +26,8 @@ from popgpt.config import (
     read_yaml,
 )
 from popgpt.data import calculator
+from popgpt.metrics import METRICS
 
-METRICS = {"exact_match": "max", "token_accuracy": "max", "val_loss": "min"}
 KINDS = ("choice", "uniform", "loguniform", "randint", "grid", "divisors_of")
 RANGES = ("uniform", "loguniform", "randint")
 HEADS = frozenset({"d_head", "n_head"})
@@ -127,17 +127,6 @@ class Sweep:
         return make_config(merge(self.base, parameters or {}), self.source)
 
 
-def score(row: Mapping[str, Any], metric: str) -> tuple[float, float]:
-    """What trials are compared by, higher is better: the metric, then token accuracy. What is missing is the worst."""
-    value = _finite(row.get(metric))
-    return (-value if METRICS[metric] == "min" and value > -math.inf else value), _finite(row.get("token_accuracy"))
-
-
-def _finite(value: Any) -> float:
-    number = isinstance(value, int | float) and math.isfinite(value)
-    return float(value) if number else -math.inf
-
-
 def rungs(asha: Asha, max_t: int) -> tuple[tuple[int, ...], ...]:
     """The rungs of each bracket in iterations: grace_period * reduction_factor^k below max_t, from k = bracket on."""
     first: list[int] = []
@@ -159,10 +148,12 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     file = _validate(_overlay(read_yaml(path), own), source)
     base = read_yaml(Path(path).parent / file.config if "config" not in own else file.config)
     domains = {key: value for key, value in run.items() if isinstance(value, dict) and set(KINDS) & value.keys()}
-    given = {key: spec for key, spec in file.space.items() if ALIASES.get(key, key) not in _replaced(run)}
-    space, fixed = _read_space({**given, **domains}, source)
+    space, fixed = _read_space(_overlay_space(file.space, domains, _replaced(run)), source)
     base = merge(merge(base, fixed), {key: value for key, value in run.items() if key not in domains})
+    base["best_by"] = file.metric
     config = make_config(base, source)
+    if config.always_save_checkpoint:
+        raise UserError(f"{source}: always_save_checkpoint=True should be false: a sweep compares each trial's best")
     _check_references(space, source)
     max_t = _max_t(file.asha, space.get("max_iters"), config.max_iters, source)
     left = [{k: v for k, v in merge({}, p).items() if k not in _replaced(run)} for p in file.points_to_evaluate]
@@ -172,6 +163,18 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     return Sweep(
         source, base, space, tuple(points), f.metric, f.num_samples, f.out_dir, f.seed, f.asha, max_t, f.resources
     )
+
+
+def _overlay_space(given: Mapping[str, Any], domains: Mapping[str, Any], replaced: set[str]) -> dict[str, Any]:
+    """The file's space less what the command line replaces; a new domain takes the old one's place in the order."""
+    kept: dict[str, Any] = {}
+    for key, spec in given.items():
+        name = ALIASES.get(key, key)
+        if name in domains:
+            kept[name] = domains[name]
+        elif name not in replaced:
+            kept[key] = spec
+    return {**kept, **domains}
 
 
 def _override_fields() -> dict[str, FieldInfo]:

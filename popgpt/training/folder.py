@@ -33,14 +33,23 @@ def check_free(config: Config) -> None:
         )
 
 
-def write_config(config: Config) -> None:
-    """Write out_dir/config.yaml: every parameter, derived ones included."""
-    out_dir = Path(config.out_dir)
+def make(config: Config) -> None:
+    """Make the run's folder. Raises UserError where it cannot be."""
     try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        write_atomic(out_dir / CONFIG, dump_yaml(config.model_dump()).encode())
+        Path(config.out_dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"out_dir={config.out_dir}: {error.strerror}") from None
+
+
+def write_config(config: Config) -> None:
+    """Write out_dir/config.yaml: every parameter, derived ones included."""
+    make(config)
+    write_atomic(Path(config.out_dir) / CONFIG, dump_yaml(config.model_dump()).encode())
+
+
+def outcome(out_dir: Path) -> list[Path]:
+    """The files that say what a run was and found, as far as they are there."""
+    return [out_dir / name for name in (CONFIG, RESULT, BEST) if (out_dir / name).exists()]
 
 
 def begin_metrics(out_dir: Path, iteration: int) -> None:

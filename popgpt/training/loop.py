@@ -18,6 +18,7 @@ from popgpt.data.batches import IGNORE_INDEX, Rows
 from popgpt.data.dataset import Dataset
 from popgpt.data.shuffle import derive_key, mix
 from popgpt.files import write_json
+from popgpt.metrics import score
 from popgpt.model.gpt import GPT
 from popgpt.training import checkpoint, folder
 from popgpt.training.evaluation import batch_loss, evaluate, make_rows
@@ -39,6 +40,7 @@ class Run:
     tokens: int = 0
     train_seconds: float = 0.0
     scores: Row | None = None  # of ckpt.pt
+    init_from: str = "scratch"  # what its first process started from
 
 
 def fit(
@@ -141,7 +143,7 @@ def dropout_keys(config: Config, row_numbers: np.ndarray, device: torch.device) 
 def begin(config: Config, dataset: Dataset, world: World) -> Run:
     """A new run, or the one that `init_from` names."""
     model = GPT(config, len(dataset.meta.vocabulary)).to(world.device)
-    run = Run(model, make_optimizers(model, config))
+    run = Run(model, make_optimizers(model, config), init_from=config.init_from)
     if config.init_from == "resume":
         restore(run, checkpoint.load_latest(Path(config.out_dir)), config, dataset)
     elif config.init_from != "scratch":
@@ -149,8 +151,13 @@ def begin(config: Config, dataset: Dataset, world: World) -> Run:
         check_same(state, config, dataset, ("n_layer", "d_model", "n_head", "block_size", "bias"))
         model.load_state_dict(state["model"])
     if world.is_main:
-        folder.write_config(config)
+        folder.write_config(original(config, run))
     return run
+
+
+def original(config: Config, run: Run) -> Config:
+    """The config that repeats the run, from where its first process started."""
+    return config.model_copy(update={"init_from": run.init_from})
 
 
 def restore(run: Run, state: dict[str, Any], config: Config, dataset: Dataset) -> None:
@@ -163,6 +170,7 @@ def restore(run: Run, state: dict[str, Any], config: Config, dataset: Dataset) -
     run.model.load_state_dict(state["model"])
     for optimizer, saved in zip(run.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
+    run.init_from = state["config"]["init_from"]
     for name in ("iteration", "lines", "tokens", "train_seconds", "scores"):
         setattr(run, name, state[name])
 
@@ -179,13 +187,15 @@ def check_same(state: dict[str, Any], config: Config, dataset: Dataset, keys: tu
 def save(run: Run, evaluated: Row | None, config: Config, dataset: Dataset) -> None:
     """Save the state; as ckpt.pt too where it was evaluated and is the best so far, or always_save_checkpoint."""
     best = evaluated is not None and (
-        config.always_save_checkpoint or run.scores is None or merit(evaluated) > merit(run.scores)
+        config.always_save_checkpoint
+        or run.scores is None
+        or score(evaluated, config.best_by) > score(run.scores, config.best_by)
     )
     if best:
         run.scores = evaluated
     meta = dataset.meta
     state = {
-        "config": config.model_dump(),
+        "config": original(config, run).model_dump(),
         "vocabulary": meta.vocabulary.characters,
         "separator": meta.separator,
         "symbols": meta.symbols,
@@ -198,18 +208,14 @@ def save(run: Run, evaluated: Row | None, config: Config, dataset: Dataset) -> N
     checkpoint.save(state, Path(config.out_dir), best)
 
 
-def merit(scores: Row) -> tuple[float, float, float]:
-    """What makes one evaluation better than another: exact match, then token accuracy, then loss."""
-    return scores["exact_match"], scores["token_accuracy"], -scores["val_loss"]
-
-
 def summarize(run: Run, config: Config, dataset: Dataset, world: World, wall_seconds: float) -> Row:
     """What result.json holds: the validation scores of ckpt.pt, and what the run cost."""
+    scores = run.scores or {}
     return {
         "status": "completed" if run.iteration >= config.max_iters else "interrupted",
-        "split": "val",
-        **{key: value for key, value in (run.scores or {}).items() if key not in ("lines", "tokens", "train_seconds")},
-        "iterations": run.iteration,
+        **({"split": "val"} if scores else {}),
+        **{key: value for key, value in scores.items() if key not in ("lines", "tokens", "train_seconds")},
+        "last_iteration": run.iteration,
         "train_seconds": run.train_seconds,
         "wall_seconds": wall_seconds,
         "lines": run.lines,
@@ -218,5 +224,5 @@ def summarize(run: Run, config: Config, dataset: Dataset, world: World, wall_sec
         "world_size": world.size,
         "device": str(world.device),
         "dataset_fingerprint": dataset.meta.fingerprint,
-        "checkpoint": str((Path(config.out_dir) / folder.BEST).resolve()),
+        "checkpoint": str((Path(config.out_dir) / folder.BEST).resolve()) if scores else None,
     }

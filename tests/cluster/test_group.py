@@ -21,8 +21,8 @@ Make = Callable[..., Config]
 
 @pytest.fixture(scope="module")
 def resources() -> Iterator[session.Resources]:
-    yield session.connect()
-    session.disconnect()
+    with session.connected() as resources:
+        yield resources
 
 
 def train(config: Config, resources: session.Resources, should_stop: Callable[[], bool] = lambda: False) -> Row:
@@ -65,8 +65,8 @@ def test_workers_that_are_asked_to_stop_save_their_state(tiny: Make, resources: 
     result = train(config, resources, lambda: metrics.exists() and metrics.read_text().count("\n") > 3)
     assert result["status"] == "interrupted"
     assert (Path(config.out_dir) / "last.pt").exists()
-    on = config.model_copy(update={"init_from": "resume", "max_iters": result["iterations"] + 2})
-    assert train(on, resources)["iterations"] == result["iterations"] + 2
+    on = config.model_copy(update={"init_from": "resume", "max_iters": result["last_iteration"] + 2})
+    assert train(on, resources)["last_iteration"] == result["last_iteration"] + 2
 
 
 def test_what_a_worker_gets() -> None:

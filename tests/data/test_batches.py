@@ -76,7 +76,6 @@ def test_aligned_rows_are_those_of_the_reference(
 ) -> None:
     dataset = make(lines)
     rows = rows_of(dataset, block_size, isolate_lines=isolate, mask_before_token=mask, mask_per_line=mask_per_line)
-    orders = []
     for epoch in range(2):
         numbers = np.arange(rows.rows_per_epoch) + epoch * rows.rows_per_epoch
         batch = rows.at(numbers)
@@ -87,8 +86,24 @@ def test_aligned_rows_are_those_of_the_reference(
             found += held
         assert Counter(found) == Counter(lines)
         assert rows.counts(batch) == (len(lines), sum(map(len, lines)) + (0 if isolate else len(lines)))
-        orders.append(found)
-    assert orders[0] != orders[1] or len(set(lines)) < 6
+
+
+def test_each_epoch_and_seed_has_an_order_of_its_own(make: Make) -> None:
+    dataset = make([f"{number:03d}={number % 7}" for number in range(600)], shard_lines=600)
+
+    def order(seed: int, epoch: int) -> list[int]:
+        rows = rows_of(dataset, 25, seed=seed)
+        batch = rows.at(np.arange(rows.rows_per_epoch) + epoch * rows.rows_per_epoch)
+        held = [lines_in(row, isolate=True) for row in shown(batch, dataset.meta.vocabulary)]
+        return [int(line[:3]) for lines in held for line in lines]
+
+    orders = [order(0, 0), order(0, 1), order(1, 0)]
+    assert order(0, 0) == orders[0]
+    for number, one in enumerate(orders):
+        assert sorted(one) == list(range(600))
+        for other in [list(range(600)), *orders[:number]]:
+            assert abs(np.corrcoef(one, other)[0, 1]) < 0.15
+            assert sum(a == b for a, b in zip(one, other, strict=True)) < 8
 
 
 @settings(max_examples=60, deadline=None)

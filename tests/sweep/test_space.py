@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from popgpt.config import UserError, dump_yaml, make_config, merge, parse_overrides
-from popgpt.sweep.space import Asha, Domain, Resources, Sweep, load_sweep, rungs, sample, score
+from popgpt.metrics import score
+from popgpt.sweep.space import Asha, Domain, Resources, Sweep, load_sweep, rungs, sample
 
 SPACE = {
     "learning_rate": {"loguniform": [1e-3, 1e-2]},
@@ -33,7 +34,7 @@ def write(tmp_path: Path) -> Any:
 
 def test_a_sweep_is_read_with_its_defaults(write: Any) -> None:
     sweep = load_sweep(write(num_samples=3, out_dir="there"))
-    assert sweep.base == {"max_iters": 900}
+    assert sweep.base == {"max_iters": 900, "best_by": "exact_match"}
     assert sweep.space["learning_rate"] == Domain("loguniform", (1e-3, 1e-2))
     assert (sweep.metric, sweep.mode, sweep.num_samples, sweep.out_dir, sweep.seed) == (
         "exact_match",
@@ -53,7 +54,7 @@ def test_overrides_reach_the_sweep_or_the_base(write: Any) -> None:
     sweep = load_sweep(write(asha={"reduction_factor": 2}), words)
     assert (sweep.num_samples, sweep.seed, sweep.out_dir, sweep.max_t) == (2, 4, "7", 500)
     assert sweep.asha == Asha(grace_period=50, reduction_factor=2)
-    assert sweep.base == {"max_iters": 500, "seed": 5}
+    assert sweep.base == {"max_iters": 500, "seed": 5, "best_by": "exact_match"}
     assert load_sweep(write(), ["asha=null"]).asha is None
 
 

@@ -71,7 +71,7 @@ def test_resuming_is_exact(tiny: Make, tmp_path: Path, over: dict[str, Any]) -> 
     part = tiny(**over, out_dir=str(tmp_path / "part"), max_iters=7)
     asked = iter([False, False, False, True])
     result, _ = run(part, should_stop=lambda: next(asked))
-    assert (result["status"], result["iterations"]) == ("interrupted", 4)
+    assert (result["status"], result["last_iteration"]) == ("interrupted", 4)
     result, _ = run(part.model_copy(update={"init_from": "resume"}))
     assert result["status"] == "completed"
     assert same(weights(whole), weights(part))
@@ -104,6 +104,18 @@ def test_ckpt_is_the_best_unless_told_to_be_the_latest(tiny: Make, tmp_path: Pat
     assert scores[result["iteration"]] == max(scores.values())
     assert checkpoint.load(Path(best.out_dir) / "ckpt.pt")["iteration"] == result["iteration"]
     assert checkpoint.load(Path(latest.out_dir) / "ckpt.pt")["iteration"] == 40
+
+
+def test_best_by_says_what_is_best(tiny: Make, tmp_path: Path) -> None:
+    """On lines that are learned by heart the loss on others grows while token accuracy does too."""
+    heart = {"train_lines": 20, "dataset": "calculator-few", "max_iters": 120, "eval_interval": 10, "d_model": 64}
+    config = tiny(**heart, learning_rate=0.02, best_by="val_loss", log_interval=120)
+    result, rows = run(config)
+    losses = {row["iteration"]: row["val_loss"] for row in rows if "val_loss" in row}
+    assert result["iteration"] == min(losses, key=losses.__getitem__) < 120
+    result, rows = run(config.model_copy(update={"best_by": "token_accuracy", "out_dir": str(tmp_path / "accuracy")}))
+    accuracies = {row["iteration"]: row["token_accuracy"] for row in rows if "token_accuracy" in row}
+    assert result["iteration"] == max(accuracies, key=accuracies.__getitem__) != min(losses, key=losses.__getitem__)
 
 
 def test_a_loss_that_is_not_finite_is_named(tiny: Make) -> None:
