@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-ENTRIES = ("train", "tune", "prepare", "evaluate", "sample")
+ENTRIES = ("train", "tune", "prepare", "evaluate", "sample", "explain")
 RUNS = 9
 
 

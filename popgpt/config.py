@@ -27,6 +27,12 @@ PerOperation = Annotated[
 ]
 
 ALIASES = {"n_embd": "d_model"}
+DERIVED = {
+    "lr_decay_iters": ("max_iters", "warmup_iters"),
+    "min_lr": ("learning_rate",),
+    "d_head": ("d_model", "n_head"),
+    "n_head": ("d_model", "d_head"),
+}
 
 
 class UserError(Exception):
@@ -160,7 +166,7 @@ def _with_derived(given: dict[str, Any]) -> dict[str, Any]:
     if isinstance(value["max_iters"], int) and given.get("lr_decay_iters") is None:
         given["lr_decay_iters"] = max(value["max_iters"], _number(value["warmup_iters"]))
     if given.get("min_lr") is None:
-        given["min_lr"] = value["learning_rate"] / 10 if _finite(value["learning_rate"]) else 0.0
+        given["min_lr"] = float(f"{value['learning_rate'] / 10:.12g}") if _finite(value["learning_rate"]) else 0.0
     d_model, d_head, n_head = value["d_model"], given.get("d_head"), given.get("n_head")
     if isinstance(d_model, int) and d_model > 0:
         if d_head is None and n_head is None:
@@ -257,6 +263,16 @@ def make_config(values: Mapping[str, Any], source: str = "config") -> Config:
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """The config in a YAML file with `key=value` overrides on top. Raises UserError."""
     return make_config(merge(read_yaml(path), parse_overrides(overrides)), str(path))
+
+
+def where_from(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, str]:
+    """For each parameter: command line, file, derived (from one of those) or default."""
+    over, base = _canonical(parse_overrides(overrides)), _canonical(read_yaml(path))
+    named = {**dict.fromkeys(base, "file"), **dict.fromkeys(over, "command line")}
+    for derived, origins in DERIVED.items():
+        if derived not in named and any(origin in named for origin in origins):
+            named[derived] = "derived"
+    return {name: named.get(name, "default") for name in Config.model_fields}
 
 
 def explain_error(error: Mapping[str, Any], fields: Mapping[str, FieldInfo], source: str) -> str:

@@ -1,0 +1,213 @@
+"""What a run would see and cost, without running it: `python -m popgpt.explain CONFIG_OR_SPACE [key=value ...]`."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from popgpt import cli
+from popgpt.config import Config, load_config, read_yaml, where_from
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from popgpt.data.batches import Batch, Rows
+    from popgpt.data.dataset import Dataset
+    from popgpt.data.vocabulary import Vocabulary
+    from popgpt.sweep.space import Sweep
+
+PROBE_SECONDS = 3.0
+SHOWN_ROWS = 3
+COUNTED_ROWS = 4096
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Explain as the command line says. Returns the exit code."""
+    parser = cli.config_parser("explain", "What a run or a sweep would see and cost, without running it.")
+    parser.add_argument("--no-probe", action="store_true", help="leave out the short run that measures time and memory")
+    args = parser.parse_intermixed_args(argv)
+
+    from rich.console import Console
+
+    from popgpt.data.dataset import ensure_dataset
+    from popgpt.training.evaluation import make_rows
+
+    console = Console(highlight=False, soft_wrap=True)
+    sweep, config, sources = read(args.config, args.overrides)
+    dataset = ensure_dataset(config)
+    rows = make_rows(config, dataset, "train", config.seed)
+    for part in (parameters(config, sources), sight(config, dataset, rows), model_size(config, dataset)):
+        console.print(*part, sep="\n", markup=False)
+        console.print()
+    cost = None if args.no_probe else probe(config, dataset, rows)
+    price = [*(expenses(config, cost) if cost else []), *(budget(sweep, cost) if sweep else [])]
+    console.print(*price, sep="\n", markup=False)
+    return 0
+
+
+def read(path: str, overrides: Sequence[str]) -> tuple[Sweep | None, Config, dict[str, str]]:
+    """The sweep where `path` is a search space, the config to explain, and where each of its values comes from."""
+    if "space" not in read_yaml(path):
+        return None, cli.absolute(load_config(path, overrides)), where_from(path, overrides)
+    from popgpt.sweep.space import load_sweep
+
+    sweep = load_sweep(path, overrides)
+    config = cli.absolute(sweep.config())
+    named = {name: "swept" if name in sweep.space else "sweep or its config" for name in (*sweep.base, *sweep.space)}
+    return sweep, config, {name: named.get(name, "default") for name in Config.model_fields}
+
+
+def parameters(config: Config, sources: Mapping[str, str]) -> list[str]:
+    """Each parameter, its value and where that comes from; the defaults last, on one line."""
+    values = config.model_dump()
+    said = [name for name in values if sources[name] != "default"]
+    width = max((len(f"{name}={values[name]}") for name in said), default=0)
+    lines = [f"  {f'{name}={values[name]}':<{width}}  {sources[name]}" for name in said]
+    rest = ", ".join(f"{name}={values[name]}" for name in values if name not in said)
+    return ["parameters", *lines, f"  defaults: {rest}"]
+
+
+def sight(config: Config, dataset: Dataset, rows: Rows) -> list[str | Text]:
+    """What training sees: a few rows, what is learned of them, and how full they are."""
+    import numpy as np
+
+    from popgpt.data.batches import IGNORE_INDEX
+
+    counted = min(rows.rows_per_epoch, COUNTED_ROWS)
+    batch = rows.at(np.arange(counted))
+    lines, tokens = (count / counted for count in rows.counts(batch))
+    learned = (batch.targets != IGNORE_INDEX).sum() / counted
+    each = config.rows_per_iteration
+    epochs = config.max_iters * each / rows.rows_per_epoch
+    left_out = f"{rows.lines_left_out:,} lines are longer than block_size and left out" if rows.lines_left_out else ""
+    return [
+        f"rows of dataset {dataset.path}, the learned characters in green and [brackets]",
+        *(show_row(batch, row, dataset.meta.vocabulary) for row in range(min(SHOWN_ROWS, counted))),
+        f"  {lines * each:,.0f} lines, {tokens * each:,.0f} tokens, {learned * each:,.0f} learned, per iteration of "
+        f"{each} rows",
+        f"  {1 - tokens / config.block_size:.1%} of positions are padding; an epoch is {rows.rows_per_epoch:,} rows, "
+        f"{config.max_iters:,} iterations are {epochs:.1f} epochs",
+        *([f"  {left_out}"] if left_out else []),
+    ]
+
+
+def show_row(batch: Batch, row: int, vocabulary: Vocabulary) -> Text:
+    """A row as text; learned characters are green on a terminal and in [brackets] everywhere."""
+    from rich.text import Text
+
+    shown = Text("  ")
+    for character, learned in characters(batch, row, vocabulary):
+        before = shown.plain[-1:] == "]"
+        if learned and before:
+            shown.right_crop(1)
+        shown.append(("" if before or not learned else "[") + character, "bold green" if learned else "dim")
+        if learned:
+            shown.append("]", "dim")
+    return shown
+
+
+def characters(batch: Batch, row: int, vocabulary: Vocabulary) -> list[tuple[str, bool]]:
+    """The characters of a row in reading order, and whether training learns to write each."""
+    from popgpt.data.batches import IGNORE_INDEX
+
+    tokens, targets, segments, _ = (array[row] for array in batch)
+    read = []
+    for place in range(int((segments >= 0).sum())):
+        follows = place > 0 and segments[place] == segments[place - 1]
+        read.append((vocabulary.characters[tokens[place]], bool(follows and targets[place - 1] != IGNORE_INDEX)))
+        last = place + 1 == len(segments) or segments[place + 1] != segments[place]
+        if last and targets[place] != IGNORE_INDEX:
+            read.append((vocabulary.characters[targets[place]], True))
+    return [("⏎" if character == "\n" else character, learned) for character, learned in read]
+
+
+def model_size(config: Config, dataset: Dataset) -> list[str]:
+    """Parameters, and what the state of training takes."""
+    from popgpt.model.gpt import GPT, parameter_count
+
+    count = parameter_count(GPT(config, len(dataset.meta.vocabulary)))
+    return [
+        f"model of {count:,} parameters: {config.n_layer} layers, d_model {config.d_model}, "
+        f"{config.n_head} heads of {config.d_head}, {len(dataset.meta.vocabulary)} characters"
+    ]
+
+
+def probe(config: Config, dataset: Dataset, rows: Rows) -> dict[str, float]:
+    """Measure a few iterations and one evaluation here: seconds of each, and peak memory in bytes. Keeps nothing."""
+    import torch
+
+    from popgpt.model.gpt import GPT
+    from popgpt.training.evaluation import evaluate
+    from popgpt.training.loop import Run, train_step
+    from popgpt.training.optim import make_optimizers
+    from popgpt.training.world import World, pick_device
+
+    world = World(pick_device(config.device))
+    model = GPT(config, len(dataset.meta.vocabulary)).to(world.device)
+    run = Run(model, make_optimizers(model, config))
+    forward = torch.compile(model) if config.compile else model
+    seconds: list[float] = []
+    started = time.perf_counter()
+    while len(seconds) < 4 or time.perf_counter() - started < PROBE_SECONDS:
+        before = run.train_seconds
+        train_step(run, forward, rows, config, world, False)
+        seconds.append(run.train_seconds - before)
+    started = time.perf_counter()
+    evaluate(model, dataset, "val", config, world)
+    evaluation = time.perf_counter() - started
+    return {"iteration": statistics.median(seconds[1:]), "evaluation": evaluation, "memory": peak_memory(world.device)}
+
+
+def peak_memory(device: Any) -> float:
+    """Bytes at most in use: of the GPU, or of this process."""
+    import resource
+
+    import torch
+
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+
+
+def expenses(config: Config, cost: Mapping[str, float]) -> list[str]:
+    """What a run costs on this machine, in words."""
+    evaluations = -(-config.max_iters // config.eval_interval)
+    training, evaluating = config.max_iters * cost["iteration"], evaluations * cost["evaluation"]
+    return [
+        f"cost here, one process, from a probe: {cost['iteration'] * 1000:.0f} ms an iteration, "
+        f"{cost['evaluation']:.2f} s an evaluation, {cost['memory'] / 2**20:,.0f} MiB at peak",
+        f"  {config.max_iters:,} iterations {in_minutes(training)}, {evaluations} evaluations {in_minutes(evaluating)}",
+    ]
+
+
+def budget(sweep: Sweep, cost: Mapping[str, float] | None) -> list[str]:
+    """What the sweep comes to: trials, iterations at most, and with ASHA where each rung keeps one in reduction_factor."""
+    from popgpt.sweep.space import rungs, sample
+
+    trials = len(sample(sweep))
+    whole = trials * sweep.max_t
+    lines = [f"sweep of {trials} trials: {whole:,} iterations if none were stopped"]
+    if sweep.asha:
+        at = rungs(sweep.asha, sweep.max_t)[0]
+        spent, left, before = 0, trials, 0
+        for rung in (*at, sweep.max_t):
+            spent, left, before = spent + left * (rung - before), max(1, left // sweep.asha.reduction_factor), rung
+        lines.append(f"  about {spent:,} with ASHA's rungs at {', '.join(map(str, at))} (the first bracket's)")
+        whole = spent
+    if cost:
+        seconds = whole * (cost["iteration"] + cost["evaluation"] / sweep.config().eval_interval)
+        lines.append(f"  {in_minutes(seconds)} of one process at the base config's cost; trials share the machine")
+    return lines
+
+
+def in_minutes(seconds: float) -> str:
+    """A duration for people."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+if __name__ == "__main__":
+    cli.run(main)
