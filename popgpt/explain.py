@@ -183,7 +183,7 @@ def expenses(config: Config, cost: Mapping[str, float]) -> list[str]:
 
 
 def budget(sweep: Sweep, cost: Mapping[str, float] | None) -> list[str]:
-    """What the sweep comes to: trials, iterations at most, and with ASHA where each rung keeps one in reduction_factor."""
+    """What the sweep comes to: trials, iterations at most, and with ASHA where a rung keeps 1 / reduction_factor."""
     from popgpt.sweep.space import rungs, sample
 
     trials = len(sample(sweep))

@@ -128,14 +128,15 @@ def test_what_does_not_go_together_is_refused(here: Path) -> None:
         train.main(["tiny.yaml", "--workers", "two"])
 
 
-def test_ctrl_c_saves_the_state_and_a_resume_ends_as_if_undisturbed(here: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_state_and_a_resume_ends_as_if_undisturbed(here: Path, number: int) -> None:
     words = [sys.executable, "-m", "popgpt.train", "tiny.yaml", *LOCAL, "max_iters=400", "eval_interval=100"]
     process = subprocess.Popen(words, cwd=here, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     metrics = here / "out" / "metrics.jsonl"
     deadline = time.monotonic() + 60
     while (not metrics.exists() or metrics.read_text().count("\n") < 5) and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "go on with init_from=resume" in output

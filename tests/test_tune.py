@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from popgpt import tracking, tune
-from popgpt.config import UserError
+from popgpt.config import UserError, load_config
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
@@ -91,7 +91,8 @@ def check_mlflow(trials: dict[str, Any], winner: str) -> None:
         assert run.data.params["d_model"] == str(trial["config"]["d_model"])
         steps = [point.step for point in client.get_metric_history(run.info.run_id, "exact_match")]
         assert steps == list(range(1, trial["iterations"] + 1))
-        assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} >= {"ckpt.pt", "config.yaml"}
+        files = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+        assert files == {"ckpt.pt", "config.yaml", "result.json"}
 
 
 def test_a_trial_that_fails_fails_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,6 +113,8 @@ def test_a_trial_that_fails_fails_alone(here: Path, capsys: pytest.CaptureFixtur
         ("d_head={choice: []}", "choice=[] should be a list of values"),
         ("learning_rte={choice: [1]}", "did you mean learning_rate?"),
         ("d_model={choice: [7]}", "does not divide d_model=7"),
+        ("device=cuda", "device='cuda' needs resources.gpus_per_trial above 0"),
+        ("always_save_checkpoint=true", "a sweep compares each trial's best"),
         ("resources.cpus_per_trial=1000", "resources.cpus_per_trial=1000 should be at most the"),
         ("resources.gpus_per_trial=64", "resources.gpus_per_trial=64 should be at most the"),
     ],
@@ -120,7 +123,7 @@ def test_a_sweep_that_cannot_be_is_refused_before_any_trial(here: Path, word: st
     with pytest.raises(UserError) as refused:
         tune.main(["space.yaml", "mlflow_log=false", word])
     assert said in str(refused.value)
-    assert not (here / "sweep" / "trials").exists()
+    assert not (here / "sweep").exists()
 
 
 def test_starting_anew_keeps_the_old_sweep(here: Path) -> None:
@@ -162,4 +165,7 @@ def test_ctrl_c_ends_cleanly_and_a_resume_finishes(here: Path) -> None:
     for trial in found(here)["trials"]:
         assert trial["status"] in ("completed", "stopped")
         steps = [row["iteration"] for row in trial["metrics"]]
-        assert steps == sorted(set(steps))
+        assert steps == list(range(1, trial["iterations"] + 1))
+        evaluated = [row["iteration"] for row in trial["metrics"] if "exact_match" in row]
+        assert evaluated == list(range(100, trial["iterations"] + 1, 100))
+    assert load_config(here / "sweep" / "best" / "config.yaml").init_from == "scratch"

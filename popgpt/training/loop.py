@@ -72,16 +72,15 @@ def fit(
         due = run.iteration % config.eval_interval == 0 or run.iteration == config.max_iters
         if due:
             row |= evaluate(run.model, dataset, "val", config, world)
+        logged = due or stopping or run.iteration % config.log_interval == 0
+        if logged and world.is_main:
+            folder.append_metrics(out_dir, row)
         if (due or stopping) and world.is_main:
             save(run, row if due else None, config, dataset)
-        if due or stopping or run.iteration % config.log_interval == 0:
-            if world.is_main:
-                folder.append_metrics(out_dir, row)
+            write_json(out_dir / folder.RESULT, summarize(run, config, dataset, world, time.perf_counter() - started))
+        if logged:
             report(row)
-    result = summarize(run, config, dataset, world, time.perf_counter() - started)
-    if world.is_main:
-        write_json(out_dir / folder.RESULT, result)
-    return result
+    return summarize(run, config, dataset, world, time.perf_counter() - started)
 
 
 def train_step(
@@ -209,7 +208,10 @@ def save(run: Run, evaluated: Row | None, config: Config, dataset: Dataset) -> N
 
 
 def summarize(run: Run, config: Config, dataset: Dataset, world: World, wall_seconds: float) -> Row:
-    """What result.json holds: the validation scores of ckpt.pt, and what the run cost."""
+    """What result.json holds: the validation scores of ckpt.pt, and what the run cost.
+
+    It is written with each state; its status is `interrupted` as long as max_iters is not reached.
+    """
     scores = run.scores or {}
     return {
         "status": "completed" if run.iteration >= config.max_iters else "interrupted",
