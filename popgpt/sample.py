@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from popgpt import cli
 from popgpt.config import UserError
@@ -12,16 +12,7 @@ from popgpt.config import UserError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Complete prompts as the command line says. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m popgpt.sample", description="Complete prompts with a trained run.")
-    parser.add_argument("run", metavar="RUN_DIR", help="folder of a run, or a checkpoint file")
-    parser.add_argument(
-        "prompts", nargs="*", metavar="PROMPT", help="such as 12.5+7.3= (the separator may be left out)"
-    )
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest character (default)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling, where the temperature is above 0")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="default: the longest answer of the dataset")
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     if args.temperature < 0:
         raise UserError(f"--temperature={args.temperature} should be at least 0")
 
@@ -54,9 +45,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _talk(answer: object, separator: str) -> None:
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m popgpt.sample", description="Complete prompts with a trained run.")
+    parser.add_argument("run", metavar="RUN_DIR", help="folder of a run, or a checkpoint file")
+    parser.add_argument(
+        "prompts", nargs="*", metavar="PROMPT", help="such as 12.5+7.3= (the separator may be left out)"
+    )
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest character (default)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling, where the temperature is above 0")
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="default: the longest answer of the dataset")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    return parser
+
+
+def _talk(answer: Callable[[Sequence[str]], list[str]], separator: str) -> None:
     """Ask and answer on a terminal, until an empty line or the end of input."""
-    assert callable(answer)
     print(f"a prompt a line (such as 12.5+7.3{separator}); an empty line ends")
     while True:
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import sys
 import time
@@ -23,6 +22,7 @@ from popgpt.config import UserError
 from popgpt.data.lines import Text, from_utf8, kinds, prompt_ends
 from popgpt.data.meta import SCHEMA_KEY, SPLITS, Meta
 from popgpt.data.shuffle import U64, derive_key, mix
+from popgpt.files import sync
 
 SHARD_LINES = 2**18
 SHARD_BYTES = 2**26
@@ -122,22 +122,14 @@ def _discard(path: Path) -> None:
 
 
 def _move_into_place(work: Path, path: Path) -> None:
-    _sync(work)
+    sync(work)
     old = path.parent / f".{path.name}.old"
     _discard(old)
     if path.exists():
         path.rename(old)
     work.rename(path)
-    _sync(path.parent)
+    sync(path.parent)
     _discard(old)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def assign_splits(hashes: U64, val_lines: int, test_lines: int) -> NDArray[np.int8]:
@@ -327,5 +319,5 @@ def _seal(part: Path, path: Path, meta: Meta) -> None:
         with pa.ipc.new_file(sink, schema) as writer:
             for number in range(reader.num_record_batches):
                 writer.write_batch(reader.get_batch(number).replace_schema_metadata(schema.metadata))
-    _sync(path)
+    sync(path)
     part.unlink()

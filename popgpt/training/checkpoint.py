@@ -12,7 +12,7 @@ import torch
 
 from popgpt.config import Config, UserError, make_config
 from popgpt.data.vocabulary import Vocabulary
-from popgpt.files import sync_folder, write_atomic
+from popgpt.files import sync, write_atomic
 from popgpt.model.gpt import GPT
 from popgpt.training.folder import BEFORE_LAST, BEST, LAST
 
@@ -62,7 +62,7 @@ def save(state: dict[str, Any], out_dir: Path, best: bool) -> None:
         link.unlink(missing_ok=True)
         os.link(last, link)
         os.replace(link, out_dir / BEST)
-        sync_folder(out_dir)
+        sync(out_dir)
 
 
 def load_latest(out_dir: Path) -> dict[str, Any]:
