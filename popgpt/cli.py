@@ -12,7 +12,7 @@ from popgpt.config import Config, UserError
 
 def parameters_help() -> str:
     """Every parameter with its default and meaning, as text for --help."""
-    rows = [f"  {name}={_shown(field.default)}" for name, field in Config.model_fields.items()]
+    rows = [f"  {name}={shown(field.default)}" for name, field in Config.model_fields.items()]
     width = max(map(len, rows))
     fields = Config.model_fields.values()
     return "parameters:\n" + "\n".join(
@@ -20,7 +20,8 @@ def parameters_help() -> str:
     )
 
 
-def _shown(value: object) -> object:
+def shown(value: object) -> object:
+    """A parameter's value as YAML has it."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else value
 
 

@@ -61,7 +61,7 @@ def read(path: str, overrides: Sequence[str]) -> tuple[Sweep | None, Config, dic
 
 def parameters(config: Config, sources: Mapping[str, str]) -> list[str]:
     """Each parameter, its value and where that comes from; the defaults last, on one line."""
-    values = config.model_dump()
+    values = {name: cli.shown(value) for name, value in config.model_dump().items()}
     said = [name for name in values if sources[name] != "default"]
     width = max((len(f"{name}={values[name]}") for name in said), default=0)
     lines = [f"  {f'{name}={values[name]}':<{width}}  {sources[name]}" for name in said]

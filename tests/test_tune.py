@@ -114,6 +114,7 @@ def test_a_trial_that_fails_fails_alone(here: Path, capsys: pytest.CaptureFixtur
         ("learning_rte={choice: [1]}", "did you mean learning_rate?"),
         ("d_model={choice: [7]}", "does not divide d_model=7"),
         ("device=cuda", "device='cuda' needs resources.gpus_per_trial above 0"),
+        ("best_by=val_loss", "best_by='val_loss' should be the sweep's metric='exact_match'"),
         ("always_save_checkpoint=true", "a sweep compares each trial's best"),
         ("resources.cpus_per_trial=1000", "resources.cpus_per_trial=1000 should be at most the"),
         ("resources.gpus_per_trial=64", "resources.gpus_per_trial=64 should be at most the"),
@@ -145,7 +146,8 @@ def test_trials_of_two_workers_do_not_starve_each_other(here: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_cleanly_and_a_resume_finishes(here: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_cleanly_and_a_resume_finishes(here: Path, number: int) -> None:
     words = [sys.executable, "-m", "popgpt.tune", "space.yaml", "max_iters=3000", "eval_interval=100"]
     words += ["asha.grace_period=100", "num_samples=2"]
     process = subprocess.Popen(words, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -153,7 +155,7 @@ def test_ctrl_c_ends_cleanly_and_a_resume_finishes(here: Path) -> None:
     deadline = time.monotonic() + 90
     while not state.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     output, _ = process.communicate(timeout=90)
     assert process.returncode == 130, output
     assert "go on with the same command and --resume" in output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def run_trials(
     out_dir: Path,
     tell: Told,
 ) -> None:
-    """Run each config as a trial; its id is its key. Returns when all have ended or Ctrl-C was pressed.
+    """Run each config as a trial; its id is its key. Returns when all have ended, or after Ctrl-C or SIGTERM.
 
     A trial of one worker trains in the process that Ray Tune starts for it, and the next trial reuses the process. A
     trial of several is a small process that supervises a group of workers of its own; at most as many run as can
@@ -87,9 +88,11 @@ def run_trials(
         ),
         run_config=tune.RunConfig(name="ray", storage_path=str(out_dir), callbacks=[Witness(tell)], verbose=0),
     )
+    before = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:
         tuner.fit()
     finally:
+        signal.signal(signal.SIGTERM, before)
         shutil.rmtree(out_dir / "ray", ignore_errors=True)
 
 

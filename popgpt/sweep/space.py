@@ -150,7 +150,10 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     domains = {key: value for key, value in run.items() if isinstance(value, dict) and set(KINDS) & value.keys()}
     space, fixed = _read_space(_overlay_space(file.space, domains, _replaced(run)), source)
     base = merge(merge(base, fixed), {key: value for key, value in run.items() if key not in domains})
-    base["best_by"] = file.metric
+    if base.setdefault("best_by", file.metric) != file.metric:
+        raise UserError(
+            f"{source}: best_by={base['best_by']!r} should be the sweep's metric={file.metric!r}, or left out"
+        )
     config = make_config(base, source)
     if config.always_save_checkpoint:
         raise UserError(f"{source}: always_save_checkpoint=True should be false: a sweep compares each trial's best")
