@@ -387,6 +387,7 @@ def _mlflow(uri: str) -> Send:
     path = _sqlite_path(uri)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
+        open(path, "ab").close()  # what cannot be written is said at once; MLflow would try for half a minute
     client = MlflowClient(uri)
 
     def send(run: Run, operation: Operation) -> None:

@@ -59,6 +59,7 @@ def tune(sweep: Sweep, resume: bool, force: bool) -> int:
     record = begin(sweep, out_dir, resume, force)
     base = cli.absolute(sweep.config())
     dataset = ensure_dataset(base)
+    check_some_can_run(record, dataset)
     scheduler = asha.scheduler(sweep)
     if scheduler and record.asha:
         scheduler.load_state(record.asha)
@@ -79,11 +80,14 @@ def tune(sweep: Sweep, resume: bool, force: bool) -> int:
                 going = record.unfinished()
                 configs = {name: trial_config(record, out_dir, name, resume).model_dump() for name in going}
                 trials.run_trials(sweep, configs, base.workers, resources, scheduler, out_dir, told)
-            record.interrupt()
             status = "interrupted" if record.unfinished() else "failed"
             winner = crown(record, out_dir, dataset) if not record.unfinished() else None
-            record.write(out_dir, scheduler.state() if scheduler else None, winner)
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
         finally:
+            record.interrupt()
+            record.write(out_dir, scheduler.state() if scheduler else None, winner)
             mirror.finish(status, winner)
             tracking.flush()
     show(record, out_dir, winner, time.monotonic() - started)
@@ -111,6 +115,22 @@ def begin(sweep: Sweep, out_dir: Path, resume: bool, force: bool) -> Record:
     return trials
 
 
+def check_some_can_run(record: Record, dataset: Dataset) -> None:
+    """Raises UserError, the first trial's, where the dataset makes rows for no trial's config."""
+    from popgpt.training.evaluation import make_rows
+
+    refusals = []
+    for name in record.unfinished():
+        try:
+            config = record.sweep.config(record.trials[name]["config"])
+            make_rows(config, dataset, "train", config.seed)
+            return
+        except UserError as error:
+            refusals.append(error)
+    if refusals:
+        raise refusals[0]
+
+
 def make_place(out_dir: Path, resume: bool) -> None:
     """Make OUT. What an earlier sweep left there stays for --resume, else it is moved aside."""
     from popgpt.sweep import record
@@ -118,7 +138,10 @@ def make_place(out_dir: Path, resume: bool) -> None:
     if not resume and (out_dir / record.FILE).exists():
         number = next(n for n in range(1, 10**6) if not out_dir.with_name(f"{out_dir.name}.old-{n}").exists())
         out_dir.rename(out_dir.with_name(f"{out_dir.name}.old-{number}"))
-    out_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out_dir={out_dir}: {error.strerror}") from None
 
 
 def trial_config(record: Record, out_dir: Path, name: str, resume: bool) -> Config:
@@ -137,7 +160,7 @@ def crown(record: Record, out_dir: Path, dataset: Dataset) -> Row | None:
     from popgpt.sweep import report
     from popgpt.training.checkpoint import open_model
     from popgpt.training.evaluation import evaluate_split
-    from popgpt.training.folder import BEFORE_LAST
+    from popgpt.training.folder import BEFORE_LAST, LOCK
     from popgpt.training.world import pick_device
 
     winner = report.best(list(record.trials.values()), record.sweep.metric)
@@ -146,7 +169,9 @@ def crown(record: Record, out_dir: Path, dataset: Dataset) -> Row | None:
     best, new = out_dir / "best", out_dir / ".best.new"
     for old in (best, new):
         shutil.rmtree(old, ignore_errors=True)
-    shutil.copytree(out_dir / "trials" / winner["id"], new, ignore=shutil.ignore_patterns(BEFORE_LAST, "tracking.json"))
+    shutil.copytree(
+        out_dir / "trials" / winner["id"], new, ignore=shutil.ignore_patterns(BEFORE_LAST, LOCK, "tracking.json")
+    )
     new.rename(best)
     model, _ = open_model(best, pick_device("auto"))
     return {"id": winner["id"], "run_dir": str(best), "test": evaluate_split(model, dataset, "test")}

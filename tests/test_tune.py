@@ -115,6 +115,7 @@ def test_a_trial_that_fails_fails_alone(here: Path, capsys: pytest.CaptureFixtur
         ("d_model={choice: [7]}", "does not divide d_model=7"),
         ("device=cuda", "device='cuda' needs resources.gpus_per_trial above 0"),
         ("best_by=val_loss", "best_by='val_loss' should be the sweep's metric='exact_match'"),
+        ("block_size=4", "block_size=4 holds no line of train"),
         ("always_save_checkpoint=true", "a sweep compares each trial's best"),
         ("resources.cpus_per_trial=1000", "resources.cpus_per_trial=1000 should be at most the"),
         ("resources.gpus_per_trial=64", "resources.gpus_per_trial=64 should be at most the"),

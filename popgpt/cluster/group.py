@@ -18,6 +18,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from popgpt.cluster.channel import Channel
 from popgpt.cluster.worker import work
 from popgpt.config import Config, UserError
+from popgpt.files import write_atomic
+from popgpt.training.folder import ERROR, holds_state
 from popgpt.training.loop import Row
 
 POLL_SECONDS = 0.2
@@ -33,8 +35,7 @@ def train_on_workers(
         report: called here with each logged row.
         should_stop: asked here; the workers then save their state and end.
     Raises:
-        UserError: as `fit`, told by the worker.
-        ray.train.TrainingFailedError: a worker died.
+        UserError: as `fit`, told by the worker; or a worker died.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     channel = Channel.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
@@ -61,8 +62,19 @@ def train_on_workers(
         ray.kill(channel)
         shutil.rmtree(scratch, ignore_errors=True)
     if result is None:
-        raise group.failure or RuntimeError("the workers ended without a result")
+        raise UserError(describe_failure(group.failure, Path(config.out_dir))) from group.failure
     return result
+
+
+def describe_failure(failure: BaseException | None, out_dir: Path) -> str:
+    """One line for a group that ended without a result; Ray's whole account goes to out_dir/error.txt."""
+    account = str(failure or "the workers ended without a result").strip()
+    write_atomic(out_dir / ERROR, account.encode())
+    lines = [line.strip() for line in account.splitlines() if line.strip()]
+    died = any("ActorDiedError" in line or "died unexpectedly" in line for line in lines)
+    what = "a worker's process died" if died else lines[-1]
+    on = "; go on with init_from=resume and the same out_dir" if holds_state(out_dir) else ""
+    return f"the workers failed: {what}{on}; details are in {out_dir / ERROR}"
 
 
 class _Group:

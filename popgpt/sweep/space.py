@@ -63,7 +63,7 @@ class Resources(BaseModel):
 
     model_config = _STRICT
 
-    cpus_per_trial: Annotated[float, Field(gt=0)] = Field(default=1, description="CPU cores of a trial")
+    cpus_per_trial: Annotated[float, Field(ge=0.01)] = Field(default=1, description="CPU cores of a trial")
     gpus_per_trial: Annotated[float, Field(ge=0)] = Field(default=0, description="GPUs of a trial; may be a fraction")
     max_concurrent: PositiveInt | Literal["auto"] = Field(
         default="auto", description="trials at a time; auto: what fits"

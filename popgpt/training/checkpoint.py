@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,11 @@ def save(state: dict[str, Any], out_dir: Path, best: bool) -> None:
     if best:
         link = out_dir / f".{BEST}.{os.getpid()}"
         link.unlink(missing_ok=True)
-        os.link(last, link)
+        try:
+            os.link(last, link)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(last, link)
+            sync(link)
         os.replace(link, out_dir / BEST)
         sync(out_dir)
 
@@ -79,12 +84,16 @@ def load_latest(out_dir: Path) -> dict[str, Any]:
     )
 
 
-def open_model(path: str | Path, device: torch.device) -> tuple[GPT, dict[str, Any]]:
-    """The model of a run's folder (its ckpt.pt) or of a checkpoint file, ready to use, and the whole state."""
-    path = Path(path)
+def load_best(path: Path) -> dict[str, Any]:
+    """The state of a run's folder (its ckpt.pt) or of a checkpoint file. Raises UserError."""
     if path.is_dir() and not (path / BEST).exists():
         raise UserError(f"{path}: holds no {BEST}; is it the folder of a run?")
-    state = load(path / BEST if path.is_dir() else path)
+    return load(path / BEST if path.is_dir() else path)
+
+
+def open_model(path: str | Path, device: torch.device) -> tuple[GPT, dict[str, Any]]:
+    """The model of a run's folder (its ckpt.pt) or of a checkpoint file, ready to use, and the whole state."""
+    state = load_best(Path(path))
     config = make_config(state["config"], str(path))
     model = GPT(config, len(Vocabulary(state["vocabulary"])))
     model.load_state_dict(state["model"])

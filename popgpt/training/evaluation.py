@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from popgpt.config import Config
+from popgpt.config import Config, UserError
 from popgpt.data.batches import IGNORE_INDEX, Batch, Rows
 from popgpt.data.dataset import Dataset
 from popgpt.data.lines import kind_of, split_line
@@ -147,6 +147,8 @@ def evaluate(model: GPT, dataset: Dataset, split: str, config: Config, world: Wo
     counts = count_exact(lines, right, meta.separator, meta.symbols)
     loss, correct_sum, targets_sum, *flat = world.sum([loss, correct, targets, *counts.flatten()])
     model.train()
+    if not targets_sum:
+        raise UserError(f"mask_before_token={config.mask_before_token!r} leaves no character of {split} to learn")
     return {
         "val_loss": loss / targets_sum,
         "token_accuracy": correct_sum / targets_sum,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,31 @@ BEFORE_LAST = "previous.pt"
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
+LOCK = ".lock"
+ERROR = "error.txt"
 
 
-def holds_run(out_dir: Path) -> bool:
-    """Whether a run has left a state or a checkpoint here."""
-    return any((out_dir / name).exists() for name in (LAST, BEFORE_LAST, BEST, RESULT))
+def holds_state(out_dir: Path) -> bool:
+    """Whether there is a state here to go on from."""
+    return any((out_dir / name).exists() for name in (LAST, BEFORE_LAST, BEST))
+
+
+@contextmanager
+def claimed(out_dir: Path) -> Iterator[None]:
+    """Hold a run's folder for this process. Raises UserError where another process holds it."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    with open(out_dir / LOCK, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"out_dir={out_dir} is in use by another run; give another out_dir") from None
+        yield
 
 
 def check_free(config: Config) -> None:
     """Refuse to start over a run that is there."""
     out_dir = Path(config.out_dir)
-    if config.init_from != "resume" and holds_run(out_dir):
+    if config.init_from != "resume" and (holds_state(out_dir) or (out_dir / RESULT).exists()):
         raise UserError(
             f"out_dir={config.out_dir} holds a run already: continue it with init_from=resume, "
             f"or choose another out_dir, or remove it first"
@@ -70,4 +86,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         lines: Iterable[str] = path.read_text(encoding="utf-8").splitlines(keepends=True)
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows += [json.loads(line)] if line.endswith("\n") else []
+        except json.JSONDecodeError:
+            raise UserError(f"{path}: line {number} is not JSON; mend it or take the line out") from None
+    return rows

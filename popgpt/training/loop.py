@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from popgpt.training.optim import lr_at, make_optimizers, set_lr, trainable
 from popgpt.training.world import World
 
 Row = dict[str, Any]
-SHAPE_KEYS = ("n_layer", "d_model", "n_head", "block_size", "bias", "optimizer", "seed")
+WEIGHTS = ("n_layer", "d_model", "n_head", "block_size", "bias")
+ORDER = ("seed", "rows_per_iteration", "align_to_lines", "isolate_lines", "mask_before_token", "mask_per_line")
 
 
 @dataclass
@@ -60,27 +62,29 @@ def fit(
         UserError: nothing to resume, a run that is in the way, a loss that is not finite.
     """
     started = time.perf_counter()
-    run = begin(config, dataset, world)
-    rows = make_rows(config, dataset, "train", config.seed)
-    forward = torch.compile(run.model) if config.compile else run.model
     out_dir = Path(config.out_dir)
-    if world.is_main:
-        folder.begin_metrics(out_dir, run.iteration)
-    stopping = False
-    while run.iteration < config.max_iters and not stopping:
-        row, stopping = train_step(run, forward, rows, config, world, should_stop())
-        due = run.iteration % config.eval_interval == 0 or run.iteration == config.max_iters
-        if due:
-            row |= evaluate(run.model, dataset, "val", config, world)
-        logged = due or stopping or run.iteration % config.log_interval == 0
-        if logged and world.is_main:
-            folder.append_metrics(out_dir, row)
-        if (due or stopping) and world.is_main:
-            save(run, row if due else None, config, dataset)
-            write_json(out_dir / folder.RESULT, summarize(run, config, dataset, world, time.perf_counter() - started))
-        if logged:
-            report(row)
-    return summarize(run, config, dataset, world, time.perf_counter() - started)
+    with folder.claimed(out_dir) if world.is_main else nullcontext():
+        run = begin(config, dataset, world)
+        rows = make_rows(config, dataset, "train", config.seed)
+        forward = torch.compile(run.model) if config.compile else run.model
+        if world.is_main:
+            folder.begin_metrics(out_dir, run.iteration)
+        stopping = False
+        while run.iteration < config.max_iters and not stopping:
+            row, stopping = train_step(run, forward, rows, config, world, should_stop())
+            due = run.iteration % config.eval_interval == 0 or run.iteration == config.max_iters
+            if due:
+                row |= evaluate(run.model, dataset, "val", config, world)
+                check_finite(row["val_loss"], run.iteration, row["learning_rate"], config)
+            logged = due or stopping or run.iteration % config.log_interval == 0
+            if logged and world.is_main:
+                folder.append_metrics(out_dir, row)
+            if (due or stopping) and world.is_main:
+                save(run, row if due else None, config, dataset)
+                write_json(out_dir / folder.RESULT, summarize(run, config, dataset, world, started))
+            if logged:
+                report(row)
+    return summarize(run, config, dataset, world, started)
 
 
 def train_step(
@@ -106,11 +110,8 @@ def train_step(
     sums[-1] = stop
     total, targets, lines, tokens, stops = world.sum(sums)
     parameters = trainable(run.model)
-    if not math.isfinite(total):
-        raise UserError(
-            f"the loss is not finite at iteration {run.iteration + 1} (learning_rate={learning_rate:g}); "
-            f"lower learning_rate, raise warmup_iters or set grad_clip; the last good state is in {config.out_dir}"
-        )
+    check_finite(total, run.iteration + 1, learning_rate, config)
+    targets = max(targets, 1)  # rows whose every target is masked teach nothing
     world.sum_gradients(parameters, targets)
     if config.grad_clip:
         torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip)
@@ -131,6 +132,16 @@ def train_step(
     }, stops > 0
 
 
+def check_finite(loss: float, iteration: int, learning_rate: float, config: Config) -> None:
+    """Raises UserError where a loss is not finite, with what to change and what there is to go on from."""
+    if not math.isfinite(loss):
+        saved = f"; the last good state is in {config.out_dir}" if folder.holds_state(Path(config.out_dir)) else ""
+        raise UserError(
+            f"the loss is not finite at iteration {iteration} (learning_rate={learning_rate:g}); "
+            f"lower learning_rate, raise warmup_iters or set grad_clip{saved}"
+        )
+
+
 def dropout_keys(config: Config, row_numbers: np.ndarray, device: torch.device) -> Tensor | None:
     """int32 [B]: a key for each global row; a row number names its iteration too. None where dropout is 0."""
     if config.dropout == 0:
@@ -146,8 +157,8 @@ def begin(config: Config, dataset: Dataset, world: World) -> Run:
     if config.init_from == "resume":
         restore(run, checkpoint.load_latest(Path(config.out_dir)), config, dataset)
     elif config.init_from != "scratch":
-        state = checkpoint.load(Path(config.init_from))
-        check_same(state, config, dataset, ("n_layer", "d_model", "n_head", "block_size", "bias"))
+        state = checkpoint.load_best(Path(config.init_from))
+        check_same(state, config, dataset, WEIGHTS)
         model.load_state_dict(state["model"])
     if world.is_main:
         folder.write_config(original(config, run))
@@ -161,7 +172,9 @@ def original(config: Config, run: Run) -> Config:
 
 def restore(run: Run, state: dict[str, Any], config: Config, dataset: Dataset) -> None:
     """Make `run` what it was when `state` was saved."""
-    check_same(state, config, dataset, SHAPE_KEYS)
+    check_same(state, config, dataset, (*WEIGHTS, *ORDER, "optimizer"))
+    if config.max_iters < state["iteration"]:
+        raise UserError(f"max_iters={config.max_iters} should be at least {state['iteration']}, where the run is")
     if state["fingerprint"] != dataset.meta.fingerprint:
         raise UserError(
             f"out_dir={config.out_dir} was trained on another dataset than {config.dataset}; start a new run"
@@ -176,9 +189,10 @@ def restore(run: Run, state: dict[str, Any], config: Config, dataset: Dataset) -
 
 def check_same(state: dict[str, Any], config: Config, dataset: Dataset, keys: tuple[str, ...]) -> None:
     """Refuse a state that was trained with other values of `keys` or on another alphabet."""
+    trained = checkpoint.config_of(state)
     for key in keys:
-        if state["config"][key] != getattr(config, key):
-            raise UserError(f"{key}={getattr(config, key)!r} should be {state['config'][key]!r}, as in the checkpoint")
+        if getattr(trained, key) != getattr(config, key):
+            raise UserError(f"{key}={getattr(config, key)!r} should be {getattr(trained, key)!r}, as in the checkpoint")
     if state["vocabulary"] != dataset.meta.vocabulary.characters:
         raise UserError(f"the checkpoint's alphabet {state['vocabulary']!r} is not that of dataset={config.dataset}")
 
@@ -207,7 +221,7 @@ def save(run: Run, evaluated: Row | None, config: Config, dataset: Dataset) -> N
     checkpoint.save(state, Path(config.out_dir), best)
 
 
-def summarize(run: Run, config: Config, dataset: Dataset, world: World, wall_seconds: float) -> Row:
+def summarize(run: Run, config: Config, dataset: Dataset, world: World, started: float) -> Row:
     """What result.json holds: the validation scores of ckpt.pt, and what the run cost.
 
     It is written with each state; its status is `interrupted` as long as max_iters is not reached.
@@ -219,7 +233,7 @@ def summarize(run: Run, config: Config, dataset: Dataset, world: World, wall_sec
         **{key: value for key, value in scores.items() if key not in ("lines", "tokens", "train_seconds")},
         "last_iteration": run.iteration,
         "train_seconds": run.train_seconds,
-        "wall_seconds": wall_seconds,
+        "wall_seconds": time.perf_counter() - started,
         "lines": run.lines,
         "tokens": run.tokens,
         "lines_per_second": run.lines / run.train_seconds if run.train_seconds else 0.0,

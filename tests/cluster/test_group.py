@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -67,6 +70,35 @@ def test_workers_that_are_asked_to_stop_save_their_state(tiny: Make, resources: 
     assert (Path(config.out_dir) / "last.pt").exists()
     on = config.model_copy(update={"init_from": "resume", "max_iters": result["last_iteration"] + 2})
     assert train(on, resources)["last_iteration"] == result["last_iteration"] + 2
+
+
+def test_a_worker_that_is_killed_is_told_in_one_line(tiny: Make, resources: session.Resources) -> None:
+    config = tiny(max_iters=100_000, eval_interval=5, workers=2)
+    state = Path(config.out_dir) / "last.pt"
+    killed = False
+
+    def kill_once() -> bool:
+        nonlocal killed
+        if state.exists() and not killed:
+            listed = subprocess.run(["pgrep", "-f", "ray::RayTrainWorker"], capture_output=True, text=True)
+            ours = [int(pid) for pid in listed.stdout.split() if descends(int(pid), os.getpid())]
+            os.kill(ours[0], signal.SIGKILL)
+            killed = True
+        return False
+
+    with pytest.raises(UserError, match=r"the workers failed: a worker's process died; go on with init_from=resume"):
+        train(config, resources, kill_once)
+    assert killed
+    assert (Path(config.out_dir) / "error.txt").read_text()
+
+
+def descends(pid: int, ancestor: int) -> bool:
+    """Whether a process was started by `ancestor`, directly or not."""
+    while pid > 1:
+        if pid == ancestor:
+            return True
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return False
 
 
 def test_what_a_worker_gets() -> None:

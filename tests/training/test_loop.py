@@ -10,7 +10,7 @@ import torch
 
 from popgpt.config import Config, UserError
 from popgpt.data.dataset import ensure_dataset
-from popgpt.training import checkpoint
+from popgpt.training import checkpoint, folder
 from popgpt.training.folder import read_metrics
 from popgpt.training.loop import Row, fit
 from popgpt.training.world import World
@@ -125,10 +125,41 @@ def test_a_loss_that_is_not_finite_is_named(tiny: Make) -> None:
         run(config)
 
 
+def test_weights_that_are_not_finite_are_never_saved(tiny: Make) -> None:
+    config = tiny(learning_rate=1e25, min_lr=1e25, optimizer="adamw", warmup_iters=0, max_iters=1)
+    with pytest.raises(UserError, match="the loss is not finite at iteration 1") as told:
+        run(config)
+    assert "last good state" not in str(told.value)
+    assert not list(Path(config.out_dir).glob("*.pt"))
+
+
+def test_rows_with_nothing_to_learn_change_nothing(tiny: Make) -> None:
+    config = tiny(batch_size=1, block_size=16, mask_before_token=".", weight_decay=0.0, max_iters=30, eval_interval=30)
+    _, rows = run(config)
+    assert min(row["train_loss"] for row in rows) == 0
+    assert all(torch.isfinite(tensor).all() for tensor in weights(config).values())
+
+
+def test_two_runs_do_not_share_a_folder(tiny: Make) -> None:
+    config = tiny()
+    with folder.claimed(Path(config.out_dir)), pytest.raises(UserError, match="is in use by another run"):
+        run(config)
+    run(config)
+
+
+def test_metrics_that_were_damaged_are_named(tiny: Make) -> None:
+    config = tiny()
+    run(config)
+    metrics = Path(config.out_dir) / "metrics.jsonl"
+    metrics.write_text("garbage\n" + metrics.read_text())
+    with pytest.raises(UserError, match=r"metrics\.jsonl: line 1 is not JSON"):
+        run(tiny(init_from="resume", max_iters=6))
+
+
 def test_weights_can_be_taken_from_a_checkpoint(tiny: Make, tmp_path: Path) -> None:
     first = tiny()
     run(first)
-    start = str(Path(first.out_dir) / "ckpt.pt")
+    start = first.out_dir
     second = tiny(init_from=start, out_dir=str(tmp_path / "second"), learning_rate=1e-9, min_lr=1e-9)
     run(second)
     assert all(
@@ -146,5 +177,9 @@ def test_resuming_refuses_what_cannot_go_on(tiny: Make) -> None:
     run(tiny())
     with pytest.raises(UserError, match="n_layer=2 should be 1"):
         run(tiny(init_from="resume", n_layer=2))
+    with pytest.raises(UserError, match="rows_per_iteration=5 should be 4"):
+        run(tiny(init_from="resume", batch_size=5))
+    with pytest.raises(UserError, match="max_iters=3 should be at least 4, where the run is"):
+        run(tiny(init_from="resume", max_iters=3))
     with pytest.raises(UserError, match="trained on another dataset"):
         run(tiny(init_from="resume", data_seed=2, dataset="calculator-other"))
