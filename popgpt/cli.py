@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from popgpt.config import Config, UserError
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 def parameters_help() -> str:
@@ -47,14 +52,69 @@ def absolute(config: Config) -> Config:
 
 
 def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
-    """Run an entry point: 0 done, 2 a mistake the user can mend, 130 interrupted."""
+    """Run an entry point, and exit: 0 done, 1 the system refused, 2 a mistake the user can mend, 128 + a signal's
+    number (130 Ctrl-C, 143 SIGTERM, 141 nobody reads the output).
+    """
+    received: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    heeded = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in heeded:
+        signal.signal(number, interrupt)
     try:
-        code = main(None)
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
-    sys.exit(code)
+        code = _outcome(main, received)
+    finally:
+        for number in heeded:
+            signal.signal(number, signal.SIG_IGN)  # the outcome is settled; what is left is to exit
+    sys.exit(_flushed(code))
+
+
+def _outcome(main: Callable[[Sequence[str] | None], int | None], received: Sequence[int]) -> int:
+    """The exit code of `main`, once what ended it is said."""
+    try:
+        return main(None) or 0
+    except SystemExit as ending:
+        if not isinstance(ending.code, int):
+            raise
+        return ending.code
+    except (Exception, KeyboardInterrupt) as error:
+        if received or isinstance(error, KeyboardInterrupt):  # an import that is interrupted may fail in its own way
+            say("interrupted")
+            return 128 + (received[0] if received else signal.SIGINT)
+        if isinstance(error, BrokenPipeError):
+            return 128 + signal.SIGPIPE
+        if not isinstance(error, UserError | OSError):
+            raise
+        for line in _told(error).splitlines():
+            say(f"error: {line}")
+        return 2 if isinstance(error, UserError) else 1
+
+
+def _told(error: UserError | OSError) -> str:
+    if isinstance(error, UserError) or not error.strerror:
+        return str(error) or type(error).__name__
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
+def say(line: str) -> None:
+    """Print to stderr, where anybody still reads it."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def _flushed(code: int) -> int:
+    """`code`, or that of an output that cannot be written to its end, which Python is kept from trying again."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream:
+                stream.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if stream is sys.stdout and not code:
+                code = 128 + signal.SIGPIPE if isinstance(error, BrokenPipeError) else 1
+                if code == 1:
+                    say(f"error: standard output: {error.strerror}")
+    return code

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import math
+import os
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -14,7 +15,11 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from pydantic.fields import FieldInfo
 
 PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+WIDEST, LONGEST, MOST_ROWS, MOST, FASTEST = 2**16, 2**20, 2**20, 2**31, 1e30
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Count = Annotated[int, Field(gt=0, le=MOST)]
+Rows = Annotated[int, Field(gt=0, le=MOST_ROWS)]
+Width = Annotated[int, Field(gt=0, le=WIDEST)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Operation = Literal["+", "-", "*", "/"]
 OperandDigits = Annotated[int, Field(ge=1, le=9)]
@@ -26,6 +31,7 @@ PerOperation = Annotated[
     Discriminator(lambda value: "constrained-mapping" if isinstance(value, dict) else "constrained-number"),
 ]
 
+COMMAND_LINE = "command line"
 ALIASES = {"n_embd": "d_model"}
 DERIVED = {
     "lr_decay_iters": ("max_iters", "warmup_iters"),
@@ -49,21 +55,23 @@ class Config(BaseModel):
     init_from: str = Field(
         "scratch", min_length=1, description="scratch | resume (from out_dir) | the path of a checkpoint"
     )
-    seed: NonNegativeInt = Field(1337, description="of the weights, the order of the data and dropout")
+    seed: Seed = Field(1337, description="of the weights, the order of the data and dropout")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one, else cpu")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the matrix products; weights are float32")
     compile: bool = Field(False, description="torch.compile the model")
-    workers: PositiveInt = Field(1, description="processes that share the rows of each iteration")
+    workers: Annotated[int, Field(gt=0, le=1024)] = Field(
+        1, description="processes that share the rows of each iteration"
+    )
 
     # The dataset
     dataset: str = Field("calculator", pattern=r"^[\w.-]+$", description="name of the dataset inside data_dir")
     data_dir: str = Field("data", min_length=1, description="folder that holds the datasets")
-    data_seed: NonNegativeInt = Field(1, description="of the generator and of the split")
-    train_lines: PositiveInt = Field(200_000, description="lines to generate for training")
-    val_lines: PositiveInt = Field(2_000, description="lines to generate for validation")
-    test_lines: PositiveInt = Field(2_000, description="lines to generate for the final test")
+    data_seed: Seed = Field(1, description="of the generator and of the split")
+    train_lines: Count = Field(200_000, description="lines to generate for training")
+    val_lines: Count = Field(2_000, description="lines to generate for validation")
+    test_lines: Count = Field(2_000, description="lines to generate for the final test")
     operations: str = Field("+-*/", pattern=r"^[-+*/]+$", description="operations of the calculator, balanced")
-    operation_weights: dict[Operation, PositiveInt] = Field(
+    operation_weights: dict[Operation, Count] = Field(
         {}, description="share of an operation's lines, for example {'*': 3}; those not named weigh 1"
     )
     integer_digits: PerOperation[OperandDigits] = Field(
@@ -84,7 +92,7 @@ class Config(BaseModel):
     )
 
     # Rows
-    block_size: Annotated[int, Field(ge=2)] = Field(64, description="positions of a row, T")
+    block_size: Annotated[int, Field(ge=2, le=LONGEST)] = Field(64, description="positions of a row, T")
     align_to_lines: bool = Field(True, description="rows hold complete lines only; false: contiguous windows")
     isolate_lines: bool = Field(True, description="a line sees only itself; false: also the earlier lines of its row")
     mask_before_token: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
@@ -93,14 +101,14 @@ class Config(BaseModel):
     mask_per_line: bool = Field(True, description="mask anew after each newline; false: once a row")
 
     # The batch
-    batch_size: PositiveInt = Field(128, description="rows of a micro-step")
-    gradient_accumulation_steps: PositiveInt = Field(1, description="micro-steps of an iteration, over all workers")
+    batch_size: Rows = Field(128, description="rows of a micro-step")
+    gradient_accumulation_steps: Rows = Field(1, description="micro-steps of an iteration, over all workers")
 
     # The model
-    n_layer: PositiveInt = Field(2, description="transformer blocks")
-    d_model: PositiveInt = Field(128, description="width, D (alias n_embd)")
-    d_head: PositiveInt = Field(32, description="width of a head; d_model / n_head")
-    n_head: PositiveInt = Field(4, description="heads, H; d_model / d_head")
+    n_layer: Annotated[int, Field(gt=0, le=1024)] = Field(2, description="transformer blocks")
+    d_model: Width = Field(128, description="width, D (alias n_embd)")
+    d_head: Width = Field(32, description="width of a head; d_model / n_head")
+    n_head: Width = Field(4, description="heads, H; d_model / d_head")
     dropout: Probability = Field(0.0, description="on the embeddings and on what each block adds")
     bias: bool = Field(False, description="biases in linear layers and norms")
 
@@ -108,24 +116,22 @@ class Config(BaseModel):
     optimizer: Literal["muon", "adamw"] = Field(
         "muon", description="muon: for the blocks' matrices, AdamW for the rest"
     )
-    learning_rate: Annotated[float, Field(gt=0)] = Field(3e-3, description="peak learning rate")
+    learning_rate: Annotated[float, Field(gt=0, le=FASTEST)] = Field(3e-3, description="peak learning rate")
     min_lr: Annotated[float, Field(ge=0)] = Field(
         3e-4, description="learning rate at the end; default learning_rate/10"
     )
-    warmup_iters: NonNegativeInt = Field(50, description="iterations of linear warm-up")
-    lr_decay_iters: PositiveInt = Field(1000, description="iteration at which min_lr is reached; default max_iters")
-    max_iters: PositiveInt = Field(1000, description="iterations of the run")
+    warmup_iters: Annotated[int, Field(ge=0, le=MOST)] = Field(50, description="iterations of linear warm-up")
+    lr_decay_iters: Count = Field(1000, description="iteration at which min_lr is reached; default max_iters")
+    max_iters: Count = Field(1000, description="iterations of the run")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="decoupled, on matrices only")
     beta1: Probability = Field(0.9, description="AdamW's first moment; Muon's momentum is fixed at 0.95")
     beta2: Probability = Field(0.99, description="AdamW's second moment")
     grad_clip: Annotated[float, Field(ge=0)] = Field(1.0, description="largest norm of the gradient; 0: no clipping")
 
     # Evaluation and logging
-    eval_interval: PositiveInt = Field(100, description="iterations between evaluations; the last is always evaluated")
-    eval_iters: PositiveInt = Field(
-        200, description="batches of batch_size validation rows an evaluation reads at most"
-    )
-    log_interval: PositiveInt = Field(10, description="iterations between logged losses")
+    eval_interval: Count = Field(100, description="iterations between evaluations; the last is always evaluated")
+    eval_iters: Count = Field(200, description="batches of batch_size validation rows an evaluation reads at most")
+    log_interval: Count = Field(10, description="iterations between logged losses")
     best_by: Literal["exact_match", "token_accuracy", "val_loss"] = Field(
         "exact_match", description="what makes one evaluation better than another; token accuracy decides ties"
     )
@@ -161,14 +167,15 @@ class Config(BaseModel):
 
 
 def _with_derived(given: dict[str, Any]) -> dict[str, Any]:
-    """Fill in what follows from other parameters. Wrong types are left for validation to name."""
+    """Fill in what follows from other parameters; null is as if left out. What is wrong is left for validation."""
+    given = {name: value for name, value in given.items() if value is not None or name not in DERIVED}
     value = {name: given.get(name, field.default) for name, field in Config.model_fields.items()}
-    if isinstance(value["max_iters"], int) and given.get("lr_decay_iters") is None:
-        given["lr_decay_iters"] = max(value["max_iters"], _number(value["warmup_iters"]))
-    if given.get("min_lr") is None:
-        given["min_lr"] = float(f"{value['learning_rate'] / 10:.12g}") if _finite(value["learning_rate"]) else 0.0
+    if isinstance(value["max_iters"], int) and "lr_decay_iters" not in given:
+        given["lr_decay_iters"] = min(max(value["max_iters"], _number(value["warmup_iters"]), 1), MOST)
+    if "min_lr" not in given:
+        given["min_lr"] = float(f"{value['learning_rate'] / 10:.12g}") if _usable_rate(value["learning_rate"]) else 0.0
     d_model, d_head, n_head = value["d_model"], given.get("d_head"), given.get("n_head")
-    if isinstance(d_model, int) and d_model > 0:
+    if isinstance(d_model, int) and 0 < d_model <= WIDEST:
         if d_head is None and n_head is None:
             d_head = given["d_head"] = min(value["d_head"], d_model)
         if n_head is None and isinstance(d_head, int) and d_head > 0:
@@ -180,8 +187,8 @@ def _with_derived(given: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _usable_rate(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= FASTEST
 
 
 def _number(value: Any) -> int:
@@ -213,7 +220,19 @@ def _disagreement(config: Config) -> str | None:
         return f"workers={c.workers} should be at most the {c.rows_per_iteration} rows of an iteration"
     if len(set(c.operations)) != len(c.operations):
         return f"operations={c.operations!r} should name each operation once"
-    return _calculator_disagreement(c)
+    return _path_problem(c) or _calculator_disagreement(c)
+
+
+def _path_problem(config: Config) -> str | None:
+    """The first parameter that no file system could have as a path, in words."""
+    for name in ("out_dir", "init_from", "data_dir", "dataset"):
+        value = getattr(config, name)
+        longest = max(map(len, os.fsencode(value).split(b"/")))
+        if "\0" in value:
+            return f"{name}={shortened(value)} should hold no NUL character"
+        if longest > 255:
+            return f"{name}={shortened(value)} holds a name of {longest} bytes; at most 255 are possible"
+    return None
 
 
 def _calculator_disagreement(c: Config) -> str | None:
@@ -238,7 +257,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `over` on top, aliases resolved. Naming a head's width replaces an earlier number of heads."""
     base, over = _canonical(base), _canonical(over)
     heads = {"d_head", "n_head"}
-    if heads & over.keys():
+    if any(over.get(head) is not None for head in heads):
         base = {key: value for key, value in base.items() if key not in heads}
     return {**base, **over}
 
@@ -250,25 +269,42 @@ def _canonical(given: Mapping[str, Any]) -> dict[str, Any]:
     return {ALIASES.get(key, key): value for key, value in given.items()}
 
 
-def make_config(values: Mapping[str, Any], source: str = "config") -> Config:
-    """Validate `values`. Raises UserError: a line for each mistake, naming key, value and what would be right."""
+def make_config(values: Mapping[str, Any], source: str = "config", typed: Iterable[str] = ()) -> Config:
+    """Validate `values`, of which the command line gave `typed` and `source` the others.
+
+    Raises UserError: a line for each mistake, naming where it is, key, value and what would be right.
+    """
     values = _canonical(values)
     try:
         return Config(**values)
     except ValidationError as error:
-        lines = [explain_error(e, Config.model_fields, source) for e in error.errors()]
+        typed = {ALIASES.get(key, key) for key in typed}
+        lines = [
+            explain_error(e, Config.model_fields, COMMAND_LINE if typed & _blamed(e) else source)
+            for e in error.errors()
+        ]
         raise UserError("\n".join(lines)) from None
+
+
+def _blamed(error: Mapping[str, Any]) -> set[str]:
+    """The parameters that one of pydantic's errors is about."""
+    return {str(error["loc"][0])} if error["loc"] else set(re.findall(r"\w+", error["msg"]))
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """The config in a YAML file with `key=value` overrides on top. Raises UserError."""
-    return make_config(merge(read_yaml(path), parse_overrides(overrides)), str(path))
+    base, over = read_yaml(path), parse_overrides(overrides)
+    if "space" in base:
+        raise UserError(f"{path}: a search space, not a config; sweep it with python -m popgpt.tune {path}")
+    return make_config(merge(base, over), str(path), typed=over)
 
 
 def where_from(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, str]:
     """For each parameter: command line, file, derived (from one of those) or default."""
     over, base = _canonical(parse_overrides(overrides)), _canonical(read_yaml(path))
-    named = {**dict.fromkeys(base, "file"), **dict.fromkeys(over, "command line")}
+    named = {**dict.fromkeys(base, "file"), **dict.fromkeys(over, COMMAND_LINE)}
+    given = {**base, **over}
+    named = {name: origin for name, origin in named.items() if given[name] is not None or name not in DERIVED}
     for derived, origins in DERIVED.items():
         if derived not in named and any(origin in named for origin in origins):
             named[derived] = "derived"
@@ -281,7 +317,11 @@ def explain_error(error: Mapping[str, Any], fields: Mapping[str, FieldInfo], sou
     if error["type"] == "value_error":
         return f"{source}: {error['ctx']['error']}"
     if error["type"] == "extra_forbidden":
-        return f"{source}: unknown parameter {key}={error['input']!r}{nearest_name(key.split('.')[-1], fields)}"
+        return (
+            f"{source}: unknown parameter {key}={shortened(error['input'])}{nearest_name(key.split('.')[-1], fields)}"
+        )
+    if error["type"] == "less_than_equal":
+        return f"{source}: {key}={shortened(error['input'])} should be at most {error['ctx']['le']}"
     if error["type"] == "missing":
         return f"{source}: {key} is missing"
     wanted = (
@@ -289,7 +329,15 @@ def explain_error(error: Mapping[str, Any], fields: Mapping[str, FieldInfo], sou
         .replace("should be a valid", "should be a")
         .replace("a integer", "an integer")
     )
-    return f"{source}: {key}={error['input']!r} {wanted}"
+    return f"{source}: {key}={shortened(error['input'])} {wanted}"
+
+
+def shortened(value: Any) -> str:
+    """`repr(value)`, less the middle of what is too long for a line."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 80
+    short.maxlist = short.maxdict = 8
+    return short.repr(value)
 
 
 def nearest_name(name: str, names: Iterable[str]) -> str:
@@ -299,14 +347,21 @@ def nearest_name(name: str, names: Iterable[str]) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 1e-3 is a number and a key given twice is an error."""
+    """Safe YAML in which 1e-3 is a number, a date is text and a key given twice is an error."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise UserError(f"{node.start_mark.name}: {key} is given twice")
-        return super().construct_mapping(node, deep)
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.composer.ComposerError(None, None, f"{key.value} is given twice", key.start_mark)
+            seen.add(key.value)
+        return node
 
 
 _Loader.add_implicit_resolver(
@@ -323,15 +378,20 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a UTF-8 text file") from None
-    except yaml.YAMLError as error:
+    except Exception as error:  # PyYAML lets through what int() and deep nesting raise
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+        raise UserError(f"{where}: not valid YAML: {_yaml_problem(error)}") from None
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise UserError(f"{path}: should be a mapping of parameters, `name: value` a line")
     return values
+
+
+def _yaml_problem(error: Exception) -> str:
+    """What is wrong with a YAML text, in one line."""
+    return " ".join(str(getattr(error, "problem", None) or error).split())
 
 
 def dump_yaml(values: Mapping[str, Any]) -> str:
@@ -345,7 +405,7 @@ def parse_overrides(overrides: Iterable[str], fields: Mapping[str, FieldInfo] = 
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key:
-            raise UserError(f"{word!r} should be key=value")
+            raise UserError(f"{shortened(word)} should be key=value")
         field = fields.get(ALIASES.get(key, key))
         values[key] = _scalar(text, field.annotation if field else None, word)
     return values
@@ -359,5 +419,5 @@ def _scalar(text: str, annotation: Any, word: str) -> Any:
         return text
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        raise UserError(f"{word!r}: the value is not valid YAML") from None
+    except Exception as error:  # PyYAML lets through what int() and deep nesting raise
+        raise UserError(f"{shortened(word)}: the value is not valid YAML: {_yaml_problem(error)}") from None

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.live import Live
@@ -19,12 +19,44 @@ from popgpt.sweep.report import table
 Row = dict[str, Any]
 
 
+class Unbreakable:
+    """A stream that takes no more once it has failed: nobody reads it, or its disk is full."""
+
+    def __init__(self, stream: IO[str]):
+        self._stream = stream
+        self._failed = False
+
+    def write(self, text: str) -> int:
+        self._attempt(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        if not self._failed:
+            try:
+                action()
+            except (OSError, ValueError):  # ValueError: it is closed
+                self._failed = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def unbreakable(console: Console) -> Console:
+    """`console`, which from now on never fails: what is shown must not end what is shown."""
+    if not isinstance(console.file, Unbreakable):
+        console.file = cast(IO[str], Unbreakable(console.file))
+    return console
+
+
 class TrainingProgress:
     """Shows logged rows as they come. Use as a context; call with each row."""
 
     def __init__(self, config: Config, console: Console | None = None):
         self._config = config
-        self._console = console or Console(stderr=True)
+        self._console = unbreakable(console or Console(stderr=True))
         self._rate = Rate(config.max_iters)
         self._scores = ""
         self._bar = Progress(
@@ -91,7 +123,7 @@ class SweepProgress:
 
     def __init__(self, record: Record, console: Console | None = None):
         self._record = record
-        self._console = console or Console(stderr=True)
+        self._console = unbreakable(console or Console(stderr=True))
         self._live = Live(console=self._console, transient=True, refresh_per_second=2)
 
     def __enter__(self) -> SweepProgress:
@@ -143,7 +175,9 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        Console(stderr=True).print("stopping after this iteration; Ctrl-C again to stop at once", highlight=False)
+        unbreakable(Console(stderr=True)).print(
+            "stopping after this iteration; Ctrl-C again to stop at once", highlight=False
+        )
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

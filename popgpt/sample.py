@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import io
+import math
 import sys
 from collections.abc import Callable, Sequence
 
 from popgpt import cli
-from popgpt.config import UserError
+from popgpt.config import UserError, shortened
+
+COLDEST = 1e-6  # below it the likeliest character is certain, and logits / temperature would overflow
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Complete prompts as the command line says. Returns the exit code."""
     args = _parser().parse_args(argv)
-    if args.temperature < 0:
-        raise UserError(f"--temperature={args.temperature} should be at least 0")
+    _check(args)
 
     import torch
 
@@ -28,21 +31,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     vocabulary, separator = Vocabulary(state["vocabulary"]), state["separator"]
     generator = torch.Generator(device).manual_seed(args.seed)
     longest = args.max_new_tokens or state["longest_answer"] + 1
+    temperature = args.temperature if args.temperature >= COLDEST else 0.0
 
     def answer(prompts: Sequence[str]) -> list[str]:
         asked = [prompt if separator in prompt else prompt + separator for prompt in prompts]
-        done = complete(model, vocabulary, asked, longest, temperature=args.temperature, generator=generator)
+        done = complete(model, vocabulary, asked, longest, temperature=temperature, generator=generator)
         return [prompt + text for prompt, text in zip(asked, done, strict=True)]
 
     if args.prompts:
         print("\n".join(answer(args.prompts)))
-    elif sys.stdin.isatty():
+    elif sys.stdin and sys.stdin.isatty():
         _talk(answer, separator)
     else:
-        for line in sys.stdin:
-            if line.strip("\r\n"):
-                print(answer([line.strip("\r\n")])[0], flush=True)
+        return _answer_lines(answer)
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises UserError for an argument that cannot be."""
+    if not 0 <= args.temperature < math.inf:
+        raise UserError(f"--temperature={args.temperature} should be a finite number, at least 0")
+    if not 0 <= args.seed < 2**63:
+        raise UserError(f"--seed={args.seed} should be at least 0 and less than {2**63}")
+    if args.max_new_tokens is not None and args.max_new_tokens < 1:
+        raise UserError(f"--max-new-tokens={args.max_new_tokens} should be at least 1")
+    for prompt in args.prompts:
+        if "\n" in prompt or "\r" in prompt:
+            raise UserError(f"prompt {shortened(prompt)} should be one line")
+
+
+def _answer_lines(answer: Callable[[Sequence[str]], list[str]]) -> int:
+    """Answer each line of standard input; a bad one is told and the others are answered. Returns the exit code."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
+    code = 0
+    for number, line in enumerate(sys.stdin or (), 1):
+        prompt = (line.removeprefix("\ufeff") if number == 1 else line).strip("\r\n")
+        try:
+            if prompt:
+                print(answer([prompt])[0], flush=True)
+        except UserError as error:
+            cli.say(f"error: line {number}: {error}")
+            code = 2
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,6 +16,7 @@ from popgpt.config import (
     merge,
     parse_overrides,
     read_yaml,
+    where_from,
 )
 
 
@@ -40,6 +41,17 @@ def made(*words: str) -> Config:
         ("workers=1000", "workers=1000 should be at most the 128 rows of an iteration"),
         ("operations=++", "operations='++' should name each operation once"),
         ("learning_rate=.inf", "learning_rate=inf should be a finite number"),
+        ("learning_rate=1e308", "learning_rate=1e+308 should be at most 1e+30"),
+        (f"seed={2**63}", f"seed={2**63} should be less than {2**63}"),
+        (f"data_seed={10**30}", f"data_seed={10**30} should be less than {2**63}"),
+        ("seed=2020-13-45", "seed='2020-13-45' should be an integer"),
+        ("block_size=1000000000000", "block_size=1000000000000 should be at most 1048576"),
+        ("d_model=1000000000", "d_model=1000000000 should be at most 65536"),
+        ("batch_size=10000000000", "batch_size=10000000000 should be at most 1048576"),
+        ("n_layer=1000000000000", "n_layer=1000000000000 should be at most 1024"),
+        ("max_iters=10000000000", "max_iters=10000000000 should be at most 2147483648"),
+        ("out_dir=a\0b", r"out_dir='a\x00b' should hold no NUL character"),
+        ("data_dir=\ud800", r"data_dir='\ud800' should be a string, unable to parse raw data as a unicode string"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_key_value_and_remedy(word: str, said: str) -> None:
@@ -52,6 +64,73 @@ def test_a_mistake_is_one_line_that_names_key_value_and_remedy(word: str, said: 
 def test_an_override_without_a_value_is_refused(word: str) -> None:
     with pytest.raises(UserError, match="should be key=value"):
         parse_overrides([word])
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "[" * 3000, "[1", "!!timestamp 3", "0b_", "{a: 1, a: 2}"])
+def test_a_value_that_no_yaml_is_refused_in_one_short_line(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError, match="the value is not valid YAML") as refused:
+        parse_overrides([f"seed={text}"])
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 300
+    (tmp_path / "c.yaml").write_text(f"seed: {text}\n")
+    with pytest.raises(UserError, match="not valid YAML") as refused:
+        read_yaml(tmp_path / "c.yaml")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("word", ["learning_rate=" + "9" * 4000, "out_dir=" + "x" * 300, "dataset=" + "x" * 300])
+def test_a_value_of_many_characters_is_refused_in_one_short_line(word: str) -> None:
+    with pytest.raises(UserError) as refused:
+        made(word)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize("name", ["d_head", "n_head", "min_lr", "lr_decay_iters"])
+def test_null_is_derived_as_if_left_out(tmp_path: Path, name: str) -> None:
+    assert made(f"{name}=null") == make_config({name: None}) == Config()
+    (tmp_path / "c.yaml").write_text(f"{name}: null\n")
+    assert where_from(tmp_path / "c.yaml")[name] == "default"
+    assert where_from(tmp_path / "c.yaml", [f"{name}=null", "max_iters=9", "d_model=64", "learning_rate=1"])[name] == (
+        "derived"
+    )
+
+
+def test_null_for_one_head_parameter_leaves_the_files_other() -> None:
+    assert made("n_head=8", "d_head=null").d_head == 16
+    assert make_config(merge({"n_head": 8, "d_head": 16}, {"d_head": None})).n_head == 8
+
+
+def test_a_mistake_is_blamed_on_who_made_it(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("dropout: 2\nd_model: 100\n")
+    with pytest.raises(UserError) as refused:
+        load_config(path, ["seed=-1", "n_embd=0", "d_head=1"])
+    assert str(refused.value).splitlines() == [
+        "command line: seed=-1 should be greater than or equal to 0",
+        "command line: d_model=0 should be greater than 0",
+        f"{path}: dropout=2 should be less than 1",
+    ]
+    path.write_text("d_model: 100\nd_head: 16\n")
+    with pytest.raises(UserError, match=f"^{path}: d_head=16 does not divide"):
+        load_config(path, ["seed=1"])
+    with pytest.raises(UserError, match=r"^command line: d_head=32 does not divide"):
+        load_config(path, ["d_head=32"])
+
+
+def test_anchors_and_merge_keys_work(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("<<: {d_head: 16, n_layer: 3}\nn_layer: 4\n")
+    assert (load_config(path).d_head, load_config(path).n_layer) == (16, 4)
+    path.write_text("a: &a {x: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b}\n")
+    assert read_yaml(path) == {"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 2}}
+
+
+def test_a_search_space_is_no_config() -> None:
+    space = Path(__file__).parent.parent / "search_spaces" / "calculator.yaml"
+    with pytest.raises(UserError, match=r"calculator\.yaml: a search space, .* python -m popgpt\.tune") as refused:
+        load_config(space)
+    assert "\n" not in str(refused.value)
 
 
 def test_heads_follow_from_each_other_and_must_agree() -> None:

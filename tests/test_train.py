@@ -117,7 +117,7 @@ def test_a_run_is_in_mlflow_once_with_all_that_compares_it(here: Path) -> None:
 def test_a_mistake_is_one_line_and_exit_code_2(here: Path, entry: str) -> None:
     done = popgpt(f"popgpt.{entry}", "tiny.yaml", "learning_rte=1e-3", cwd=here)
     assert done.returncode == 2
-    assert done.stderr == "error: tiny.yaml: unknown parameter learning_rte=0.001; did you mean learning_rate?\n"
+    assert done.stderr == "error: command line: unknown parameter learning_rte=0.001; did you mean learning_rate?\n"
     assert done.stdout == ""
 
 

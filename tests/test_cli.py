@@ -1,0 +1,143 @@
+"""How an entry point ends: exit code, what is said, and streams that fail."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from popgpt.config import make_config
+from popgpt.progress import TrainingProgress, Unbreakable
+
+ROW = {"iteration": 1, "train_loss": 1.0, "lines": 8, "train_seconds": 0.1, "learning_rate": 1e-3}
+RUN = """
+import sys, time
+from popgpt import cli
+def main(argv):
+    {body}
+cli.run(main)
+"""
+
+
+def entry(body: str) -> list[str]:
+    return [sys.executable, "-c", RUN.format(body=body)]
+
+
+def ended(body: str, **streams: object) -> subprocess.CompletedProcess[str]:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+    return subprocess.run(entry(body), text=True, timeout=60, **streams)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        ("return 0", 0, ""),
+        ("print('told')", 0, ""),
+        ("raise cli.UserError('this\\nthat')", 2, "error: this\nerror: that\n"),
+        ("open('/nowhere/at/all')", 1, "error: /nowhere/at/all: No such file or directory\n"),
+        ("raise OSError('odd')", 1, "error: odd\n"),
+        ("raise KeyboardInterrupt", 130, "interrupted\n"),
+        ("sys.exit(2)", 2, ""),
+    ],
+)
+def test_an_ending_has_its_exit_code_and_no_traceback(body: str, code: int, said: str) -> None:
+    done = ended(body.replace("\n", "\\n"))
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_a_mistake_in_the_program_keeps_its_traceback() -> None:
+    done = ended("raise ZeroDivisionError")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "wait",
+    [
+        "time.sleep(60)",
+        "exec('try:\\n time.sleep(60)\\nexcept BaseException:\\n raise ImportError')",
+    ],
+)
+def test_a_signal_ends_quietly_with_its_exit_code(number: signal.Signals, wait: str) -> None:
+    body = f"print('ready', flush=True); {wait}".replace("\n", "\\n")
+    process = subprocess.Popen(entry(body), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (128 + number, "interrupted\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_work_does_not_change_the_exit_code(number: signal.Signals) -> None:
+    done = ended(f"import atexit, signal; atexit.register(signal.raise_signal, {int(number)}); return 3")
+    assert (done.returncode, done.stderr) == (3, "")
+
+
+@pytest.mark.parametrize("body", ["print('x' * 10**6)", "print('x')", "print('x', flush=True)"])
+def test_output_that_nobody_reads_ends_quietly(body: str) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = ended(body, stdout=writes)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("body", ["print('x')", "print('x', flush=True)", "print('x' * 10**6)"])
+def test_a_full_disk_is_one_line(body: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = ended(body, stdout=full)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.endswith("No space left on device\n")
+    assert done.stderr.count("\n") == 1
+
+
+def test_errors_that_nobody_reads_keep_their_exit_code() -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    assert ended("raise cli.UserError('x')", stderr=writes).returncode == 2
+    os.close(writes)
+
+
+class Broken:
+    """A terminal or a pipe that is gone."""
+
+    def __init__(self, terminal: bool):
+        self.terminal = terminal
+        self.attempts = 0
+
+    def write(self, text: str) -> int:
+        self.attempts += 1
+        raise BrokenPipeError
+
+    flush = write  # type: ignore[assignment]
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_training_goes_on_where_nobody_watches(terminal: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = Broken(terminal)
+    console = Console(file=broken, force_terminal=terminal)  # type: ignore[arg-type]
+    with TrainingProgress(make_config({}), console) as progress:
+        for iteration in range(1, 4):
+            progress({**ROW, "iteration": iteration})
+    assert broken.attempts == 1
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_stream_that_works_is_written_to(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = Unbreakable(sys.stdout)
+    assert stream.write("told") == 4
+    stream.flush()
+    assert capsys.readouterr().out == "told"
+    assert stream.encoding == sys.stdout.encoding
