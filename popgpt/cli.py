@@ -15,6 +15,12 @@ from popgpt.config import Config, UserError
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal came. A KeyboardInterrupt itself, were it to pass through an exec (a dataclass that is imported), would
+    make Python die of SIGINT in the end, whatever the exit code.
+    """
+
+
 def parameters_help() -> str:
     """Every parameter with its default and meaning, as text for --help."""
     rows = [f"  {name}={shown(field.default)}" for name, field in Config.model_fields.items()]
@@ -59,7 +65,7 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
 
     def interrupt(number: int, frame: object) -> None:
         received.append(number)
-        raise KeyboardInterrupt
+        raise Stopped
 
     heeded = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
     for number in heeded:

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from popgpt.config import make_config
-from popgpt.progress import TrainingProgress, Unbreakable
+from popgpt.progress import SweepProgress, TrainingProgress, Unbreakable
 
 ROW = {"iteration": 1, "train_loss": 1.0, "lines": 8, "train_seconds": 0.1, "learning_rate": 1e-3}
 RUN = """
@@ -61,6 +62,7 @@ def test_a_mistake_in_the_program_keeps_its_traceback() -> None:
     "wait",
     [
         "time.sleep(60)",
+        "exec('import time; time.sleep(60)')",
         "exec('try:\\n time.sleep(60)\\nexcept BaseException:\\n raise ImportError')",
     ],
 )
@@ -131,6 +133,19 @@ def test_training_goes_on_where_nobody_watches(terminal: bool, capsys: pytest.Ca
     with TrainingProgress(make_config({}), console) as progress:
         for iteration in range(1, 4):
             progress({**ROW, "iteration": iteration})
+    assert broken.attempts == 1
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_sweep_goes_on_where_nobody_watches(terminal: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = Broken(terminal)
+    console = Console(file=broken, force_terminal=terminal)  # type: ignore[arg-type]
+    trial = {"id": "0000", "config": {"d_model": 64}, "status": "running", "reason": None, "metrics": []}
+    record = SimpleNamespace(trials={"0000": trial}, sweep=SimpleNamespace(metric="exact_match"))
+    with SweepProgress(record, console) as progress:  # type: ignore[arg-type]
+        progress("0000", "started")
+        progress("0000", "ended")
     assert broken.attempts == 1
     assert capsys.readouterr() == ("", "")
 
