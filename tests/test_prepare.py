@@ -53,6 +53,74 @@ def test_damage_gives_way_to_force(config: str, tmp_path: Path) -> None:
     assert len(open_dataset(tmp_path / "data" / "calculator").split("train")) == 500
 
 
+def foreign(place: Path, kind: str) -> None:
+    """Put something at `place` that is no dataset."""
+    if kind == "file":
+        place.write_text("mine")
+    elif kind == "link":
+        (place.parent / "elsewhere").mkdir()
+        place.symlink_to(place.parent / "elsewhere")
+    else:
+        place.mkdir()
+        (place / kind).write_text("mine")
+
+
+def everything(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() if path.is_file() else "" for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("kind", ["thesis.txt", "file", "link", ".hidden"])
+def test_force_replaces_nothing_but_a_dataset(tmp_path: Path, kind: str) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("a=1\nb=2\nc=3\n")
+    foreign(tmp_path / "m", kind)
+    before = everything(tmp_path)
+    own = ["--from-text", str(lines), "--dataset", "m", "--data-dir", str(tmp_path)]
+    with pytest.raises(UserError, match="not a dataset of popgpt: give another dataset name or data_dir") as refused:
+        prepare.main([*own, "--force"])
+    assert {"thesis.txt": "holds thesis.txt", "file": "a file", "link": "a link"}.get(kind, kind) in str(refused.value)
+    if kind != "link":
+        with pytest.raises(UserError) as plain:
+            prepare.main(own)
+        assert str(plain.value) == str(refused.value)
+    assert everything(tmp_path) == before
+
+
+def test_force_leaves_what_lies_beside_a_dataset(config: str, tmp_path: Path) -> None:
+    prepare.main([config, *SMALL])
+    notes = tmp_path / "data" / "calculator" / "notes.txt"
+    notes.write_text("mine")
+    prepare.main([config, *SMALL])
+    with pytest.raises(UserError, match=r"holds notes\.txt"):
+        prepare.main([config, *SMALL, "decimals=0", "--force"])
+    assert notes.read_text() == "mine"
+
+
+def test_force_leaves_the_arrow_files_of_others(config: str, tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    place = tmp_path / "data" / "calculator"
+    place.mkdir(parents=True)
+    with pa.OSFile(str(place / "train.arrow"), "wb") as file, pa.ipc.new_file(file, pa.schema([])):
+        pass
+    with pytest.raises(UserError, match=r"whose train\.arrow is another program's"):
+        prepare.main([config, *SMALL, "--force"])
+
+
+@pytest.mark.parametrize("name", [".", "..", ".m"])
+def test_a_dataset_has_the_name_of_a_folder(config: str, tmp_path: Path, name: str) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("a=1\nb=2\nc=3\n")
+    before = everything(tmp_path)
+    for arguments in (
+        ["--from-text", str(lines), "--dataset", name, "--data-dir", str(tmp_path / "data"), "--force"],
+        [config, *SMALL, f"dataset={name}", "--force"],
+    ):
+        with pytest.raises(UserError, match="does not begin with a dot"):
+            prepare.main(arguments)
+    assert everything(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

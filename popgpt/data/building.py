@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from popgpt.config import UserError
+from popgpt.data.arrow import check_replaceable
 from popgpt.data.lines import Text, from_utf8, kinds, prompt_ends
 from popgpt.data.meta import SCHEMA_KEY, SPLITS, Meta
 from popgpt.data.shuffle import U64, derive_key, mix
@@ -62,9 +63,10 @@ class Plan(NamedTuple):
 def build_dataset(path: Path, source: Source, plan: Plan, *, overwrite: bool = False) -> None:
     """Write a dataset so that, whenever it is killed, `path` holds the old one, none, or the whole new one.
 
-    With `overwrite`, whatever is at `path` gives way; without, a dataset that came to be there meanwhile stays.
-    Raises UserError where it can't be written or the plan can't be met.
+    With `overwrite`, a dataset at `path` gives way, damaged or not; without, one that came to be there meanwhile stays.
+    Raises UserError where it can't be written, something else is at `path`, or the plan can't be met.
     """
+    check_replaceable(path)
     with _alone(path):
         if path.exists() and not overwrite:
             return

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from popgpt.config import Config, UserError
 from popgpt.data import calculator
+from popgpt.data.arrow import check_replaceable, open_arrow, read_meta
 from popgpt.data.building import Plan, Source, build_dataset
 from popgpt.data.lines import Text, from_utf8, hash_spans, prompt_ends
-from popgpt.data.meta import SCHEMA_KEY, SPLITS, Meta
+from popgpt.data.meta import SPLITS, Meta
 from popgpt.data.shuffle import U64
 
 _COUNTS = ("train_lines", "val_lines", "test_lines")
@@ -32,7 +33,7 @@ class Split:
     def __init__(self, path: Path, name: str, meta: Meta) -> None:
         self.name = name
         self.meta = meta
-        self._file = _open_arrow(path / f"{name}.arrow")
+        self._file = open_arrow(path / f"{name}.arrow")
         self._ascii = meta.characters.isascii()
         self._starts = np.cumsum([0] + [sum(shard.values()) for shard in self.shard_lengths])
         self._decoded = lru_cache(maxsize=2)(self._read_shard)
@@ -102,7 +103,9 @@ class Dataset:
 
 
 def dataset_path(config: Config) -> Path:
-    """Where the dataset of a config is, whether it's there or not."""
+    """Where the dataset of a config is, whether it's there or not. Raises UserError where its name is no folder's."""
+    if config.dataset.startswith("."):
+        raise UserError(f"dataset={config.dataset!r} should be a name that does not begin with a dot")
     return Path(config.data_dir) / config.dataset
 
 
@@ -110,13 +113,13 @@ def open_dataset(path: Path) -> Dataset:
     """The dataset in a folder. Time and memory don't depend on its size. Raises UserError where there is none."""
     if not path.exists():
         raise UserError(f"{path}: no such dataset; make it with `python -m popgpt.prepare CONFIG`")
-    metadata = _open_arrow(path / "train.arrow").schema.metadata or {}
-    if SCHEMA_KEY not in metadata:
-        raise UserError(f"{path}: not a dataset of popgpt: the schema of train.arrow does not say so")
+    file = path / "train.arrow"
     try:
-        return Dataset(path, Meta.from_json(metadata[SCHEMA_KEY]))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        reader = open_arrow(file)
+    except UserError:
+        check_replaceable(path)
+        raise
+    return Dataset(path, read_meta(reader, file))
 
 
 def ensure_dataset(config: Config) -> Dataset:
@@ -172,18 +175,6 @@ def calculator_plan(config: Config) -> tuple[Source, Plan]:
         test_lines=config.test_lines,
     )
     return source, plan
-
-
-def _open_arrow(path: Path) -> Any:
-    """The reader of a memory-mapped file. Raises UserError where it isn't one."""
-    import pyarrow as pa
-
-    try:
-        return pa.ipc.open_file(pa.memory_map(str(path)))
-    except FileNotFoundError:
-        raise UserError(f"{path.parent}: not a dataset, {path.name} is missing: prepare it again") from None
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"{path}: damaged, prepare the dataset again ({error})") from None
 
 
 def _hash_texts(texts: Sequence[str]) -> U64:
