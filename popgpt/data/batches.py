@@ -134,6 +134,7 @@ class Rows:
     ) -> None:
         self._split = split
         self._vocabulary = vocabulary
+        self._id_of = np.append(vocabulary.ids, -1)  # clipped to, a code past the vocabulary's last is unknown too
         self._block_size = block_size
         self._aligned = align_to_lines
         self._isolated = isolate_lines
@@ -337,7 +338,9 @@ class Rows:
 
     def _ids(self, text: Text, places: I64) -> I64:
         """The ids of the characters at `places`; a place past the end gives the last one's."""
-        ids: I64 = self._vocabulary.ids[text.codes.take(places, mode="clip")]
+        ids: I64 = self._id_of.take(text.codes.take(places, mode="clip"), mode="clip")
+        if ids.size and ids.min() < 0:
+            raise UserError(f"{self._split.path}: damaged, prepare it again")
         return ids
 
 

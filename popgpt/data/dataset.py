@@ -20,7 +20,7 @@ from popgpt.config import Config, UserError
 from popgpt.data import calculator
 from popgpt.data.arrow import check_replaceable, open_arrow, read_meta
 from popgpt.data.building import Plan, Source, build_dataset
-from popgpt.data.lines import Text, from_utf8, hash_spans, prompt_ends
+from popgpt.data.lines import NEWLINE, Text, from_utf8, hash_spans, prompt_ends
 from popgpt.data.meta import SPLITS, Meta
 from popgpt.data.shuffle import U64
 
@@ -33,7 +33,10 @@ class Split:
     def __init__(self, path: Path, name: str, meta: Meta) -> None:
         self.name = name
         self.meta = meta
-        self._file = open_arrow(path / f"{name}.arrow")
+        self.path = path / f"{name}.arrow"
+        self._file = open_arrow(self.path)
+        if read_meta(self._file, self.path).fingerprint != meta.fingerprint:
+            raise UserError(f"{self.path}: not of the same dataset as train.arrow: damaged, prepare it again")
         self._ascii = meta.characters.isascii()
         self._starts = np.cumsum([0] + [sum(shard.values()) for shard in self.shard_lengths])
         self._decoded = lru_cache(maxsize=2)(self._read_shard)
@@ -56,10 +59,27 @@ class Split:
         return self._decoded(number)
 
     def _read_shard(self, number: int) -> Text:
+        import pyarrow as pa
+
+        try:
+            text = self._decode_shard(number)
+            lengths, counts = np.unique(text.lengths, return_counts=True)
+            whole = dict(zip(lengths.tolist(), counts.tolist(), strict=True)) == self.shard_lengths[number]
+            newlines = text.codes == ord(NEWLINE)
+            whole = whole and newlines[text.offsets[1:] - 1].all() and newlines.sum() == len(text.offsets) - 1
+        except (OSError, ValueError, LookupError, pa.ArrowException):
+            whole = False
+        if not whole:
+            raise UserError(f"{self.path}: damaged, prepare it again")
+        return text
+
+    def _decode_shard(self, number: int) -> Text:
         _, offsets, data = self._file.get_batch(number).column(0).buffers()
         lines = int(self._starts[number + 1] - self._starts[number])
         codes = np.frombuffer(data, np.uint8) if data else np.zeros(0, np.uint8)
         view = np.frombuffer(offsets, np.int32)[: lines + 1]
+        if not 0 <= view[-1] <= len(codes):
+            raise ValueError(f"{view[-1]} bytes of {len(codes)}")
         return from_utf8(codes[: view[-1]], view, ascii_only=self._ascii)
 
     def lines(self, start: int = 0, stop: int | None = None) -> list[str]:

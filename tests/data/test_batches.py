@@ -192,6 +192,27 @@ def test_lines_too_long_are_left_out_and_counted(make: Make) -> None:
         rows_of(dataset, 17, align_to_lines=False)
 
 
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("lines", [[f"{n}=7" for n in range(40)], [f"{n}=é" for n in range(40)]])
+def test_a_byte_that_was_altered_is_named_or_is_another_character(make: Make, lines: list[str], aligned: bool) -> None:
+    path = make(lines).path / "train.arrow"
+    intact = path.read_bytes()
+    text = intact.index(b"7=")
+    said = Counter[str]()
+    for place in [*range(0, len(intact), 97), *range(text, text + 50), *range(text - 200, text)]:
+        for value in (0x0A, 0x58, 0xFF, 0x80):
+            path.write_bytes(intact[:place] + bytes([value]) + intact[place + 1 :])
+            try:
+                rows = rows_of(open_dataset(path.parent), 12, align_to_lines=aligned)
+                rows.at(np.arange(2 * rows.rows_per_epoch))
+                said["read"] += 1
+            except UserError as error:
+                said[str(error).replace(str(path), "")] += 1
+    path.write_bytes(intact)
+    assert said[": damaged, prepare it again"] > 50
+    assert said["read"]
+
+
 def test_a_mask_that_is_in_no_line_is_refused(make: Make) -> None:
     with pytest.raises(UserError, match=r"mask_before_token=':' is in no line.*separator of this dataset is '='"):
         rows_of(make(["1=1"]), 8, mask_before_token=":")

@@ -139,6 +139,24 @@ def test_what_is_not_a_dataset_is_named(tmp_path: Path) -> None:
         ensure_dataset(config_of(tmp_path))
 
 
+def test_a_split_of_another_dataset_is_named(tmp_path: Path) -> None:
+    dataset = ensure_dataset(config_of(tmp_path))
+    other = ensure_dataset(config_of(tmp_path, dataset="calculator2", data_seed=2))
+    (dataset.path / "val.arrow").write_bytes((other.path / "val.arrow").read_bytes())
+    assert len(dataset.split("test")) == 100
+    with pytest.raises(UserError, match=r"val\.arrow: not of the same dataset as train\.arrow"):
+        dataset.split("val")
+
+
+def test_a_schema_that_was_altered_is_named(tmp_path: Path) -> None:
+    file = ensure_dataset(config_of(tmp_path)).path / "train.arrow"
+    intact = file.read_bytes()
+    for word in (b'"options": {', b'"characters": "', b'"name"'):
+        file.write_bytes(intact.replace(word, b"\xff" + word[1:]))
+        with pytest.raises(UserError, match="damaged, prepare the dataset again"):
+            open_dataset(file.parent)
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write the dataset"):
