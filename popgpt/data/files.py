@@ -79,15 +79,16 @@ def _without(separator: str) -> str:
 
 def _read_bytes(name: str) -> bytes:
     try:
-        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
         raise UserError(f"{name}: {error.strerror}") from None
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"{name}: the text is UTF-16: convert it to UTF-8")
+    return data
 
 
 def _read_text(data: bytes, separator: str) -> Contents:
     """Lines end in LF or CRLF, the last with or without; a byte order mark is dropped."""
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError("the text is UTF-16: convert it to UTF-8")
     data = data.removeprefix(b"\xef\xbb\xbf")
     if data and not data.endswith(b"\n"):
         data += b"\n"
@@ -177,6 +178,9 @@ def _columns(name: str) -> tuple[Any, Any]:
             raise UserError(
                 f"{name}: no column {missing[0]!r}; its columns are {', '.join(map(repr, table.column_names))}"
             )
+        repeated = [column for column in wanted if table.column_names.count(column) > 1]
+        if repeated:
+            raise UserError(f"{name}: several columns {repeated[0]!r}; keep one of them")
         prompts, answers = (table.column(column).cast(pa.large_string()).combine_chunks() for column in wanted)
     except OSError as error:
         raise UserError(f"{name}: {error.strerror or str(error).splitlines()[0]}") from None

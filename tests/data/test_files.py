@@ -92,7 +92,7 @@ def test_bad_lines_can_be_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("a=1\n", ("--separator", "\n"), "should be one character"),
         ("a=1\n", ("--val-lines", "0"), "--val-lines 0 should be at least 1"),
         ("a=\n", ("--drop-bad",), "no usable line"),
-        (b"\xff\xfea\x00", (), "UTF-16"),
+        (b"\xff\xfea\x00", (), "lines.txt: the text is UTF-16"),
     ],
 )
 def test_what_cannot_be_made_a_dataset(tmp_path: Path, data: Any, arguments: tuple[str, ...], message: str) -> None:
@@ -134,6 +134,17 @@ def test_bad_rows_of_tables(tmp_path: Path) -> None:
     (tmp_path / "no.parquet").write_bytes(b"PAR1nonsense")
     with pytest.raises(UserError, match=r"no\.parquet: "):
         read_file(str(tmp_path / "no.parquet"), "=")
+
+
+def test_a_repeated_column_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lines.csv").write_text("prompt,prompt,answer\n1,2,3\n")
+    with pytest.raises(UserError, match=r"lines\.csv: several columns 'prompt'; keep one of them"):
+        read_file(str(tmp_path / "lines.csv"), "=")
+    twice = pa.Table.from_arrays([pa.array(["1"])] * 3, ["prompt", "answer", "answer"])
+    parquet.write_table(twice, tmp_path / "lines.parquet")
+    with pytest.raises(UserError) as refused:
+        read_file(str(tmp_path / "lines.parquet"), "=")
+    assert "\n" not in str(refused.value)
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
