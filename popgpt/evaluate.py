@@ -13,6 +13,7 @@ from popgpt.config import UserError
 
 if TYPE_CHECKING:
     from popgpt.data.dataset import Dataset
+    from popgpt.data.vocabulary import Vocabulary
     from popgpt.model.gpt import GPT
 
 Scores = dict[str, Any]
@@ -54,54 +55,74 @@ def open_its_dataset(state: dict[str, Any], data_dir: str | None) -> Dataset:
     from popgpt.data.dataset import dataset_path, open_dataset
     from popgpt.training.checkpoint import config_of
 
-    config = config_of(state)
-    dataset = open_dataset(dataset_path(config.model_copy(update={"data_dir": data_dir} if data_dir else {})))
+    path = dataset_path(config_of(state).model_copy(update={"data_dir": data_dir} if data_dir else {}))
+    dataset = open_dataset(path)
     if dataset.meta.fingerprint != state["fingerprint"]:
         raise UserError(
-            f"the dataset in {dataset_path(config)} is not the one this run was trained on "
+            f"the dataset in {path} is not the one this run was trained on "
             f"(fingerprint {dataset.meta.fingerprint[:12]}, should be {state['fingerprint'][:12]})"
         )
     return dataset
 
 
 def score_file(model: GPT, state: dict[str, Any], path: Path, data_dir: str | None) -> Scores:
-    """Exact match on the lines of a file: on all, and on those whose prompt the training split does not hold."""
+    """Exact match on the lines of a file: on all, and on those whose prompt the training split does not hold.
+
+    Of the calculator, a prompt is held where a twin of it is: who has learned 1+2=3 has seen 2+1.
+    """
     import numpy as np
 
     from popgpt.data.lines import split_line
-    from popgpt.data.vocabulary import Vocabulary
     from popgpt.training.evaluation import answer_lines, count_exact, exact_match_metrics
 
     separator, symbols = state["separator"], state["symbols"]
-    lines = read_lines(path, separator)
-    known = Vocabulary(state["vocabulary"])
-    for number, line in enumerate(lines, 1):
-        strange = set(line) - set(known.characters)
-        if strange:
-            raise UserError(f"{path}: line {number}: the model does not know {sorted(strange)[0]!r}")
+    known, lines = read_known_lines(path, state)
+    train = open_its_dataset(state, data_dir).split("train")
     _, right = answer_lines(model, known, separator, lines)
-    seen = open_its_dataset(state, data_dir).split("train").contains([split_line(line, separator)[0] for line in lines])
-    unseen = np.flatnonzero(~np.asarray(seen))
+    seen = train.contains([split_line(line, separator)[0] for line in lines])
+    unseen = np.flatnonzero(~seen)
     unseen_counts = count_exact([lines[i] for i in unseen], [right[i] for i in unseen], separator, symbols)
     return {
         "file": str(path),
         **exact_match_metrics(count_exact(lines, right, separator, symbols), symbols),
         "seen_in_training": int(np.count_nonzero(seen)),
+        "seen_counts": "prompts and their twins" if train.meta.generator == "calculator" else "prompts",
         "unseen": exact_match_metrics(unseen_counts, symbols),
     }
 
 
-def read_lines(path: Path, separator: str) -> list[str]:
-    """The lines of a text file that are not empty. Raises UserError where one has no separator or no answer."""
+def read_known_lines(path: Path, state: dict[str, Any]) -> tuple[Vocabulary, list[str]]:
+    """A model's vocabulary, and the lines of a file. Raises UserError where they hold a character it does not know."""
+    from popgpt.data.vocabulary import Vocabulary
+
+    known = Vocabulary(state["vocabulary"])
+    lines = read_lines(path, state["separator"])
+    for number, line in lines.items():
+        strange = set(line) - set(known.characters)
+        if strange:
+            raise UserError(f"{path}: line {number}: the model does not know {min(strange)!r}")
+    return known, list(lines.values())
+
+
+def read_lines(path: Path, separator: str) -> dict[int, str]:
+    """The lines of a text file that are not empty, by their numbers in it; they end as they do for prepare.
+
+    Raises UserError where one has no separator or no answer.
+    """
     from popgpt.data.lines import split_line
 
     try:
-        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {error}") from None
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        number = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}: line {number}: not UTF-8: convert the file to UTF-8") from None
+    ended = enumerate((line.removesuffix("\r") for line in text.split("\n")), 1)
+    lines = {number: line for number, line in ended if line}
     if not lines:
         raise UserError(f"{path}: holds no lines")
-    for number, line in enumerate(lines, 1):
+    for number, line in lines.items():
         if separator not in line or not split_line(line, separator)[1]:
             raise UserError(f"{path}: line {number}: {line[:40]!r} should be prompt{separator}answer")
     return lines
@@ -115,7 +136,8 @@ def print_scores(scores: Scores) -> None:
     for symbol, part in scores["by_operation"].items():
         print(f"  {symbol}  {part['exact_match']:.2%} [{part['low']:.2%}, {part['high']:.2%}] of {part['n']:,}")
     if "unseen" in scores:
-        print(f"{scores['seen_in_training']:,} of these prompts are in the training split; on the others:")
+        twins = ", themselves or as a twin (2+1 of 1+2)" if "twins" in scores["seen_counts"] else ""
+        print(f"{scores['seen_in_training']:,} of these prompts are in the training split{twins}; on the others:")
         print(f"  {describe_exact_match(scores['unseen'])}")
     else:
         print(f"val loss {scores['val_loss']:.4f}, token accuracy {scores['token_accuracy']:.2%} (teacher-forced)")

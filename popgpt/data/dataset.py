@@ -20,9 +20,10 @@ from popgpt.config import Config, UserError
 from popgpt.data import calculator
 from popgpt.data.arrow import check_replaceable, open_arrow, read_meta
 from popgpt.data.building import Plan, Source, build_dataset
-from popgpt.data.lines import NEWLINE, Text, from_utf8, hash_spans, prompt_ends
+from popgpt.data.lines import I64, NEWLINE, Text, from_utf8, hash_spans, prompt_ends
 from popgpt.data.meta import SPLITS, Meta
 from popgpt.data.shuffle import U64
+from popgpt.data.twins import canonical, hash_operands, plain_numbers
 
 _COUNTS = ("train_lines", "val_lines", "test_lines")
 
@@ -96,16 +97,29 @@ class Split:
         return found
 
     def contains(self, prompts: Sequence[str]) -> NDArray[np.bool_]:
-        """[len(prompts)] whether a line of this split has exactly that prompt."""
-        wanted = _hash_texts(prompts)
+        """[len(prompts)] whether a line of this split has exactly that prompt; of the calculator, it or a twin of it.
+
+        Twins have one canonical form, by which splits are made: 1+2 and 2+1.
+        """
+        form = canonical if self._has_twins else str
+        texts = _join([plain_numbers(prompt) for prompt in prompts] if self._has_twins else prompts)
+        wanted = self._hash_prompts(texts, texts.offsets[1:] - 1)
         known: set[str] = set()
         for number in range(self.shards):
             text = self.shard(number)
             ends = prompt_ends(text, self.meta.separator)
-            matches = np.flatnonzero(np.isin(hash_spans(text.codes, text.offsets[:-1], ends), wanted))
+            matches = np.flatnonzero(np.isin(self._hash_prompts(text, ends), wanted))
             for start, end in zip(text.offsets[matches], ends[matches], strict=True):
-                known.add(text.codes[start:end].astype("<u4").tobytes().decode("utf-32-le"))
-        return np.array([prompt in known for prompt in prompts], np.bool_)
+                known.add(form(text.codes[start:end].astype("<u4").tobytes().decode("utf-32-le")))
+        return np.array([form(prompt) in known for prompt in prompts], np.bool_)
+
+    @property
+    def _has_twins(self) -> bool:
+        return self.meta.generator == "calculator"
+
+    def _hash_prompts(self, text: Text, ends: I64) -> U64:
+        """[n] hashes that prompts of one form share; others may, too."""
+        return hash_operands(text, ends) if self._has_twins else hash_spans(text.codes, text.offsets[:-1], ends)
 
 
 @dataclass(frozen=True)
@@ -197,8 +211,6 @@ def calculator_plan(config: Config) -> tuple[Source, Plan]:
     return source, plan
 
 
-def _hash_texts(texts: Sequence[str]) -> U64:
-    """[n] `hash_spans` of whole texts."""
-    codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), "<u4")
-    offsets = np.concatenate(([0], np.cumsum([len(text) for text in texts], dtype=np.int64)))
-    return hash_spans(codes, offsets[:-1], offsets[1:])
+def _join(prompts: Sequence[str]) -> Text:
+    codes = np.frombuffer("".join(prompt + NEWLINE for prompt in prompts).encode("utf-32-le", "surrogatepass"), "<u4")
+    return Text(codes, np.concatenate(([0], np.cumsum([len(prompt) + 1 for prompt in prompts], dtype=np.int64))))

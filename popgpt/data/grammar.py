@@ -47,10 +47,10 @@ def forms(operations: str, terms: int, parentheses: bool) -> list[Form]:
     """Every form, by operations. A pair of parentheses stands only where it changes what is done first."""
     found = []
     for chosen in product(operations, repeat=terms - 1):
-        plain = _parse(chosen, None)
+        plain = parse(chosen, None)
         groups = [(i, j) for i in range(terms) for j in range(i + 1, terms) if parentheses and (i, j) != (0, terms - 1)]
         for group in [None, *groups]:
-            tree = _parse(chosen, group)
+            tree = parse(chosen, group)
             if (group is None or tree != plain) and not _divides_by_sum(tree):
                 opening = ["(" if group and i == group[0] else "" for i in range(terms)]
                 closing = tuple(")" if group and i == group[1] else "" for i in range(terms))
@@ -59,13 +59,13 @@ def forms(operations: str, terms: int, parentheses: bool) -> list[Form]:
     return found
 
 
-def _parse(operations: Sequence[str], group: tuple[int, int] | None, first: int = 0) -> Tree:
+def parse(operations: Sequence[str], group: tuple[int, int] | None, first: int = 0) -> Tree:
     """The tree of operands first, first + 1, ...; those of `group` are worked out first."""
     operands: list[Tree] = list(range(first, first + len(operations) + 1))
     signs = list(operations)
     if group is not None:
         low, high = group[0] - first, group[1] - first
-        operands[low : high + 1] = [_parse(signs[low:high], None, group[0])]
+        operands[low : high + 1] = [parse(signs[low:high], None, group[0])]
         signs[low:high] = []
     for family in ("*/", "+-"):
         at = 0
