@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from popgpt import evaluate, train
-from popgpt.config import UserError
+from popgpt.config import UserError, load_config
 from popgpt.data.dataset import ensure_dataset
 from tests.conftest import TINY
 
@@ -25,7 +25,7 @@ def here(tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_twin_of_a_prompt_that_was_learned_was_seen(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    dataset = ensure_dataset(train.load_config("tiny.yaml"))
+    dataset = ensure_dataset(load_config("tiny.yaml"))
     lines = dataset.split("train").lines()
     sums = [line.partition("=") for line in lines if "+" in line and len(set(line.partition("=")[0].split("+"))) == 2]
     turned = ["+".join(reversed(prompt.split("+"))) + "=" + answer for prompt, _, answer in sums]
@@ -42,7 +42,7 @@ def test_a_twin_of_a_prompt_that_was_learned_was_seen(here: Path, capsys: pytest
 
 
 def test_another_dataset_is_named_where_it_was_opened(here: Path) -> None:
-    config = train.load_config("tiny.yaml")
+    config = load_config("tiny.yaml")
     ensure_dataset(config.model_copy(update={"data_dir": str(here / "d2"), "data_seed": 99}))
     with pytest.raises(UserError) as refused:
         evaluate.main(["out", "--data-dir", "d2"])
