@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from popgpt import cli
@@ -54,9 +55,23 @@ def read(path: str, overrides: Sequence[str]) -> tuple[Sweep | None, Config, dic
     from popgpt.sweep.space import load_sweep
 
     sweep = load_sweep(path, overrides)
-    config = cli.absolute(sweep.config())
-    named = {name: "swept" if name in sweep.space else "sweep or its config" for name in (*sweep.base, *sweep.space)}
-    return sweep, config, {name: named.get(name, "default") for name in Config.model_fields}
+    return sweep, cli.absolute(sweep.config()), where_swept_from(sweep, path, overrides)
+
+
+def where_swept_from(sweep: Sweep, path: str, overrides: Sequence[str]) -> dict[str, str]:
+    """For each parameter: swept, command line, search space, or where the base config has it from."""
+    from popgpt.sweep.space import SweepFile
+
+    words = dict(word.partition("=")[::2] for word in overrides)
+    typed = {key.removeprefix("config.") for key in words if key not in SweepFile.model_fields}
+    base = words.get("config") or Path(path).parent / read_yaml(path)["config"]
+    sources = where_from(base)
+    for name in sweep.base:
+        if name in typed:
+            sources[name] = "command line"
+        elif sources[name] != "file":
+            sources[name] = "search space"
+    return sources | dict.fromkeys(sweep.space, "swept")
 
 
 def parameters(config: Config, sources: Mapping[str, str]) -> list[str]:

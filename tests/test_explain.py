@@ -66,4 +66,10 @@ def test_a_sweeps_budget_is_told(config: Path, capsys: pytest.CaptureFixture[str
     text = explained(capsys, "space.yaml", "--no-probe", "max_iters=100")
     assert "sweep of 9 trials: 900 iterations if none were stopped" in text
     assert f"about {9 * 10 + 3 * 20 + 1 * 60 + 1 * 10} with ASHA's rungs at 10, 30, 90" in text
-    assert re.search(r"learning_rate=\S+ +swept", text)
+    for said in (
+        r"learning_rate=\S+ +swept",
+        r"max_iters=100 +command line",
+        r"best_by=\S+ +search space",
+        r"batch_size=4 +file",
+    ):
+        assert re.search(said, text), said
