@@ -82,7 +82,7 @@ def run_trials(
         param_space={"id": tune.grid_search(list(configs))},
         tune_config=tune.TuneConfig(
             scheduler=scheduler,
-            reuse_actors=not nested,
+            reuse_actors=True,  # which waits for a stopped trial's workers to end and give their cores back
             max_concurrent_trials=concurrency(sweep, workers, resources),
             trial_dirname_creator=lambda trial: str(trial.config["id"]),
         ),
