@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from popgpt.config import Config, make_config
-from popgpt.data.batches import Rows, batch_at
+from popgpt.data.batches import Rows, batch_at, make_rows
 from popgpt.data.calculator import Calculator
 from popgpt.data.dataset import Dataset, build_dataset, calculator_plan, dataset_path, open_dataset
 
@@ -53,17 +53,7 @@ def timed(call: Callable[[], Any], repetitions: int) -> list[float]:
 
 
 def rows_of(config: Config, dataset: Dataset, **mode: bool) -> Rows:
-    config = config.model_copy(update=mode)
-    return Rows(
-        dataset.split("train"),
-        dataset.meta.vocabulary,
-        block_size=config.block_size,
-        align_to_lines=config.align_to_lines,
-        isolate_lines=config.isolate_lines,
-        mask_before_token=config.mask_before_token,
-        mask_per_line=config.mask_per_line,
-        seed=config.seed,
-    )
+    return make_rows(config.model_copy(update=mode), dataset, "train", config.seed)
 
 
 def built(folder: str, **options: Any) -> tuple[Config, Dataset]:

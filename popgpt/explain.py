@@ -32,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from rich.console import Console
 
+    from popgpt.data.batches import make_rows
     from popgpt.data.dataset import ensure_dataset
-    from popgpt.training.evaluation import make_rows
 
     console = Console(highlight=False, soft_wrap=True)
     sweep, config, sources = read(args.config, args.overrides)

@@ -103,9 +103,8 @@ def begin(sweep: Sweep, out_dir: Path, resume: bool, force: bool) -> Record:
     if resume:
         trials.take_up(record.read(out_dir))
         for name in trials.unfinished():
-            logged = read_metrics(
-                out_dir / "trials" / name / METRICS
-            )  # a killed sweep may not have been told of it all
+            # a killed sweep may not have been told of all that a trial logged
+            logged = read_metrics(out_dir / "trials" / name / METRICS)
             trials.trials[name]["metrics"] = logged or trials.trials[name]["metrics"]
     elif (out_dir / record.FILE).exists() and not force:
         raise UserError(
@@ -117,7 +116,7 @@ def begin(sweep: Sweep, out_dir: Path, resume: bool, force: bool) -> Record:
 
 def check_some_can_run(record: Record, dataset: Dataset) -> None:
     """Raises UserError, the first trial's, where the dataset makes rows for no trial's config."""
-    from popgpt.training.evaluation import make_rows
+    from popgpt.data.batches import make_rows
 
     refusals = []
     for name in record.unfinished():

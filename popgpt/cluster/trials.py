@@ -69,13 +69,12 @@ def run_trials(
 
     Give it what `check_fits` has passed: Ray waits for what it does not have.
     """
+    if not configs:
+        return
     asked = demand(sweep)
     share = {name: amount / workers for name, amount in asked.items()}
     settings = {name: {"values": values, "resources": share} for name, values in configs.items()}
-    nested = workers > 1
-    bundle = SUPERVISOR if nested else {name: amount for name, amount in asked.items() if amount}
-    if not configs:
-        return
+    bundle = SUPERVISOR if workers > 1 else {name: amount for name, amount in asked.items() if amount}
     trainable = tune.with_resources(tune.with_parameters(_trial, settings=settings), PlacementGroupFactory([bundle]))
     tuner = tune.Tuner(
         trainable,

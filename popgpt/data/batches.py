@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from popgpt.config import UserError
-from popgpt.data.dataset import Split
+from popgpt.config import Config, UserError
+from popgpt.data.dataset import Dataset, Split
 from popgpt.data.lines import NEWLINE, Text, prompt_ends
 from popgpt.data.shuffle import derive_key, permute
 from popgpt.data.vocabulary import Vocabulary
@@ -347,6 +347,20 @@ class Rows:
 def _narrow(lengths: I64) -> NDArray[Any]:
     """The same lengths in the type that sorts fastest."""
     return lengths.astype(np.uint16) if lengths.max(initial=0) < 2**16 else lengths
+
+
+def make_rows(config: Config, dataset: Dataset, split: str, seed: int) -> Rows:
+    """The rows that `config` makes of a split, in the order of `seed`."""
+    return Rows(
+        dataset.split(split),
+        dataset.meta.vocabulary,
+        block_size=config.block_size,
+        align_to_lines=config.align_to_lines,
+        isolate_lines=config.isolate_lines,
+        mask_before_token=config.mask_before_token,
+        mask_per_line=config.mask_per_line,
+        seed=seed,
+    )
 
 
 def batch_at(rows: Rows, iteration: int, rows_per_iteration: int, start: int, stop: int) -> Batch:

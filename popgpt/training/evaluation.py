@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from popgpt.config import Config, UserError
-from popgpt.data.batches import IGNORE_INDEX, Batch, Rows
+from popgpt.data.batches import IGNORE_INDEX, Batch, make_rows
 from popgpt.data.dataset import Dataset
 from popgpt.data.lines import kind_of, split_line
 from popgpt.data.vocabulary import Vocabulary
@@ -33,20 +33,6 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == n else min(1.0, centre + half)
     return low, high
-
-
-def make_rows(config: Config, dataset: Dataset, split: str, seed: int) -> Rows:
-    """The rows that `config` makes of a split, in the order of `seed`."""
-    return Rows(
-        dataset.split(split),
-        dataset.meta.vocabulary,
-        block_size=config.block_size,
-        align_to_lines=config.align_to_lines,
-        isolate_lines=config.isolate_lines,
-        mask_before_token=config.mask_before_token,
-        mask_per_line=config.mask_per_line,
-        seed=seed,
-    )
 
 
 def batch_loss(
@@ -81,15 +67,9 @@ def answer_lines(
     room = model.config.block_size
     fits = [i for i, prompt in enumerate(asked) if len(prompt) <= room]
     longest = max((len(line) - len(prompt) for line, prompt in zip(lines, asked, strict=True)), default=0)
-    answers = [""] * len(lines)
+    answers, right = [""] * len(lines), [False] * len(lines)
     for i, answer in zip(fits, complete(model, vocabulary, [asked[i] for i in fits], longest + 1), strict=True):
-        answers[i] = answer
-    right = [
-        i_fits and prompt + answer == line
-        for i_fits, prompt, answer, line in zip(
-            (len(prompt) <= room for prompt in asked), asked, answers, lines, strict=True
-        )
-    ]
+        answers[i], right[i] = answer, asked[i] + answer == lines[i]
     return answers, right
 
 

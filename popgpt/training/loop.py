@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from popgpt.config import Config, UserError
-from popgpt.data.batches import IGNORE_INDEX, Rows
+from popgpt.data.batches import IGNORE_INDEX, Rows, make_rows
 from popgpt.data.dataset import Dataset
 from popgpt.data.shuffle import derive_key, mix
 from popgpt.files import write_json
 from popgpt.metrics import score
 from popgpt.model.gpt import GPT
 from popgpt.training import checkpoint, folder
-from popgpt.training.evaluation import batch_loss, evaluate, make_rows
+from popgpt.training.evaluation import batch_loss, evaluate
 from popgpt.training.optim import lr_at, make_optimizers, set_lr, trainable
 from popgpt.training.world import World
 

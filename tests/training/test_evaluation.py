@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from popgpt.config import Config
-from popgpt.data.batches import IGNORE_INDEX
+from popgpt.data.batches import IGNORE_INDEX, make_rows
 from popgpt.data.dataset import ensure_dataset
 from popgpt.model.gpt import GPT
 from popgpt.training.evaluation import (
@@ -20,7 +20,6 @@ from popgpt.training.evaluation import (
     evaluate,
     evaluate_split,
     exact_match_metrics,
-    make_rows,
     wilson,
 )
 from popgpt.training.loop import fit
