@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
+from popgpt import files
 from popgpt.config import Config, UserError
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -51,10 +52,8 @@ def config_parser(name: str, description: str) -> argparse.ArgumentParser:
 
 def absolute(config: Config) -> Config:
     """`config` with absolute folders: Ray's processes start elsewhere."""
-    paths = {name: str(Path(getattr(config, name)).resolve()) for name in ("out_dir", "data_dir")}
-    if config.init_from not in ("scratch", "resume"):
-        paths["init_from"] = str(Path(config.init_from).resolve())
-    return config.model_copy(update=paths)
+    names = ["out_dir", "data_dir", *(["init_from"] if config.init_from not in ("scratch", "resume") else [])]
+    return config.model_copy(update={name: files.absolute(getattr(config, name)) for name in names})
 
 
 def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
@@ -62,6 +61,7 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
     number (130 Ctrl-C, 143 SIGTERM, 141 nobody reads the output).
     """
     received: list[int] = []
+    show_log()
 
     def interrupt(number: int, frame: object) -> None:
         received.append(number)
@@ -76,6 +76,21 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
         for number in heeded:
             signal.signal(number, signal.SIG_IGN)  # the outcome is settled; what is left is to exit
     sys.exit(_flushed(code))
+
+
+class ShownLog(logging.Handler):
+    """Prints what popgpt's modules log: `warning: ...`, and information as it is."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
+        say(prefix + record.getMessage())
+
+
+def show_log() -> None:
+    """Print to stderr what popgpt's modules log."""
+    logger = logging.getLogger("popgpt")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(ShownLog())
 
 
 def _outcome(main: Callable[[Sequence[str] | None], int | None], received: Sequence[int]) -> int:

@@ -20,6 +20,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Count = Annotated[int, Field(gt=0, le=MOST)]
 Rows = Annotated[int, Field(gt=0, le=MOST_ROWS)]
 Width = Annotated[int, Field(gt=0, le=WIDEST)]
+Workers = Annotated[int, Field(gt=0, le=1024)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Operation = Literal["+", "-", "*", "/"]
 OperandDigits = Annotated[int, Field(ge=1, le=9)]
@@ -39,6 +40,11 @@ DERIVED = {
     "d_head": ("d_model", "n_head"),
     "n_head": ("d_model", "d_head"),
 }
+# Where and how a run goes on and is recorded, which changes nothing of what it comes to.
+PLACE = (
+    *("out_dir", "data_dir", "device", "workers", "min_workers", "max_failures", "worker_timeout"),
+    *("experiment", "mlflow_log", "wandb_log", "wandb_project", "wandb_run_name"),
+)
 
 
 class UserError(Exception):
@@ -59,8 +65,15 @@ class Config(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one, else cpu")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the matrix products; weights are float32")
     compile: bool = Field(False, description="torch.compile the model")
-    workers: Annotated[int, Field(gt=0, le=1024)] = Field(
-        1, description="processes that share the rows of each iteration"
+    workers: Workers = Field(1, description="processes that share the rows of each iteration")
+    min_workers: Workers | None = Field(
+        None, description="go on with as few where some are lost (--workers MIN:MAX); null: with all or not at all"
+    )
+    max_failures: Annotated[int, Field(ge=-1, le=MOST)] = Field(
+        10, description="restarts after a worker or its node was lost, at most; -1: any number"
+    )
+    worker_timeout: Annotated[float, Field(gt=0, le=MOST)] = Field(
+        600.0, description="seconds without an iteration after which workers are restarted as hung"
     )
 
     # The dataset
@@ -127,6 +140,11 @@ class Config(BaseModel):
     beta1: Probability = Field(0.9, description="AdamW's first moment; Muon's momentum is fixed at 0.95")
     beta2: Probability = Field(0.99, description="AdamW's second moment")
     grad_clip: Annotated[float, Field(ge=0)] = Field(1.0, description="largest norm of the gradient; 0: no clipping")
+
+    on_nan: Literal["stop", "skip"] = Field(
+        "stop",
+        description="a loss or gradient that is not finite ends the run, or skip: that iteration changes nothing",
+    )
 
     # Evaluation and logging
     eval_interval: Count = Field(100, description="iterations between evaluations; the last is always evaluated")
@@ -216,6 +234,8 @@ def _disagreement(config: Config) -> str | None:
         return f"min_lr={c.min_lr:g} should be at most learning_rate={c.learning_rate:g}"
     if c.lr_decay_iters < c.warmup_iters:
         return f"warmup_iters={c.warmup_iters} should be at most lr_decay_iters={c.lr_decay_iters}"
+    if c.min_workers and c.min_workers > c.workers:
+        return f"min_workers={c.min_workers} should be at most workers={c.workers}"
     if c.workers > c.rows_per_iteration:
         return f"workers={c.workers} should be at most the {c.rows_per_iteration} rows of an iteration"
     if len(set(c.operations)) != len(c.operations):
@@ -372,10 +392,16 @@ _Loader.add_implicit_resolver(
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises UserError where there is none."""
     try:
-        with open(path, encoding="utf-8") as file:
-            values = yaml.load(file, _Loader)
+        content = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
+    return parse_yaml(content, path)
+
+
+def parse_yaml(content: bytes, path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file's content. Raises UserError where there is none, naming `path`."""
+    try:
+        values = yaml.load(content.decode(), _Loader)
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a UTF-8 text file") from None
     except Exception as error:  # PyYAML lets through what int() and deep nesting raise

@@ -155,8 +155,9 @@ def probe(config: Config, dataset: Dataset, rows: Rows) -> dict[str, float]:
 
     from popgpt.model.gpt import GPT
     from popgpt.training.evaluation import evaluate
-    from popgpt.training.loop import Run, train_step
+    from popgpt.training.loop import train_step
     from popgpt.training.optim import make_optimizers
+    from popgpt.training.run import Run
     from popgpt.training.world import World, pick_device
 
     world = World(pick_device(config.device))

@@ -1,14 +1,135 @@
-"""How files are replaced: a kill or a power cut leaves the old one or the new one, whole."""
+"""Files and folders, on this machine or in a store: a kill or a power cut leaves the old file or the new one, whole."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 from collections.abc import Mapping
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from popgpt.config import UserError
+
+OBJECT_STORES = ("s3", "gcs", "abfs")  # a file there comes to be when it is whole
+
+
+def is_uri(where: str) -> bool:
+    """Whether `where` is a URI, not a path."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", where) is not None
+
+
+def absolute(where: str) -> str:
+    """`where` as any process on this machine finds it."""
+    return where.rstrip("/") if is_uri(where) else str(Path(where).resolve())
+
+
+class Folder:
+    """A folder by its path, or by the URI of any file system that pyarrow opens (s3://bucket/run, gs://bucket/run, ...).
+
+    Methods raise OSError; of those FileNotFoundError where a name is not there.
+    """
+
+    def __init__(self, where: str | Path):
+        self.where = str(where)
+        file = re.match(r"file://(?=/)", self.where)
+        self.path = Path(self.where[file.end() :] if file else self.where) if file or not is_uri(self.where) else None
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.where).name
+
+    def at(self, name: str) -> str:
+        """Where a file in it is, as text."""
+        return str(self.path / name) if self.path else f"{self.where}/{name}"
+
+    def __truediv__(self, name: str) -> Folder:
+        return Folder(self.at(name))
+
+    @cached_property
+    def _store(self) -> tuple[Any, str]:
+        """pyarrow's file system, and this folder's path in it."""
+        from pyarrow import ArrowInvalid
+        from pyarrow.fs import FileSystem
+
+        try:
+            system, path = FileSystem.from_uri(self.where)
+        except ArrowInvalid as error:
+            raise UserError(f"{self.where}: {str(error).splitlines()[0]}") from None
+        return system, path
+
+    def make(self) -> None:
+        """Make the folder where it is not there."""
+        if self.path:
+            self.path.mkdir(parents=True, exist_ok=True)
+        else:
+            system, path = self._store
+            system.create_dir(path)
+
+    def names(self) -> set[str]:
+        """What is in the folder; nothing where there is no folder."""
+        if self.path:
+            return set(os.listdir(self.path)) if self.path.is_dir() else set()
+        from pyarrow.fs import FileSelector
+
+        system, path = self._store
+        return {info.base_name for info in system.get_file_info(FileSelector(path, allow_not_found=True))}
+
+    def is_file(self) -> bool:
+        """Whether it is no folder but a file."""
+        if self.path:
+            return self.path.is_file()
+        from pyarrow.fs import FileType
+
+        system, path = self._store
+        return system.get_file_info(path).type == FileType.File
+
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+        if self.path:
+            return (self.path / name).read_bytes()
+        system, path = self._store
+        with system.open_input_stream(f"{path}/{name}", compression=None) as stream:
+            return stream.read()
+
+    def write(self, name: str, content: bytes) -> None:
+        """Replace a file. It is where it will last when this returns."""
+        if self.path:
+            return write_atomic(self.path / name, content)
+        system, path = self._store
+        whole_at_once = system.type_name in OBJECT_STORES
+        new = f"{path}/{name}" if whole_at_once else f"{path}/.{name}.new"
+        with system.open_output_stream(new, compression=None) as stream:
+            stream.write(content)
+        if not whole_at_once:
+            system.move(new, f"{path}/{name}")
+        return None
+
+    def copy(self, name: str, to: str) -> None:
+        """Replace file `to` by a copy of `name`, without a second copy on the disk where it has hard links."""
+        if not self.path:
+            system, path = self._store
+            return system.copy_file(f"{path}/{name}", f"{path}/{to}")
+        link = self.path / f".{to}.{os.getpid()}"
+        link.unlink(missing_ok=True)
+        try:
+            os.link(self.path / name, link)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(self.path / name, link)
+            sync(link)
+        os.replace(link, self.path / to)
+        return sync(self.path)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        if self.path:
+            return (self.path / name).unlink(missing_ok=True)
+        system, path = self._store
+        if name in self.names():
+            system.delete_file(f"{path}/{name}")
+        return None
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -34,9 +155,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def json_bytes(value: Mapping[str, Any]) -> bytes:
+    """A JSON file's content."""
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Replace a JSON file."""
-    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
+    write_atomic(path, json_bytes(value))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from popgpt import cli
@@ -12,7 +12,9 @@ from popgpt.config import Config, UserError, load_config
 
 if TYPE_CHECKING:
     from popgpt.data.dataset import Dataset
+    from popgpt.tracking import Run
 
+logger = logging.getLogger("popgpt.train")
 Row = dict[str, Any]
 Fit = Callable[["Dataset", Callable[[Row], None], Callable[[], bool]], Row]
 
@@ -20,11 +22,10 @@ Fit = Callable[["Dataset", Callable[[Row], None], Callable[[], bool]], Row]
 def main(argv: Sequence[str] | None = None) -> int:
     """Train as the command line says. Returns the exit code."""
     parser = cli.config_parser("train", "Train one run, on Ray's workers or, with --local, in this process.")
-    parser.add_argument("--workers", metavar="N", help="the same as workers=N")
+    parser.add_argument("--workers", metavar="N|MIN:MAX", help="the same as workers=N, or min_workers=MIN workers=MAX")
     parser.add_argument("--local", action="store_true", help="train in this process, without Ray")
     args = parser.parse_intermixed_args(argv)
-    workers = [f"workers={args.workers}"] if args.workers else []
-    config = cli.absolute(load_config(args.config, [*args.overrides, *workers]))
+    config = cli.absolute(load_config(args.config, [*args.overrides, *worker_words(args.workers)]))
     if args.local and config.workers > 1:
         raise UserError(f"--local is one process; workers={config.workers} needs Ray: leave out --local")
     result = train(config, args.local)
@@ -32,45 +33,84 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if result["status"] == "completed" else 130
 
 
+def worker_words(workers: str | None) -> list[str]:
+    """What `--workers N` or `--workers MIN:MAX` stands for."""
+    if not workers:
+        return []
+    fewest, colon, most = workers.partition(":")
+    return [f"min_workers={fewest}", f"workers={most}"] if colon else [f"workers={workers}"]
+
+
 def train(config: Config, local: bool) -> Row:
     """Prepare what is missing, train, and record it. Returns what result.json holds."""
-    from popgpt import tracking
     from popgpt.data.dataset import ensure_dataset
+    from popgpt.files import Folder
     from popgpt.progress import TrainingProgress, stop_on_interrupt
     from popgpt.training import folder
 
-    folder.check_free(config)
+    going_on = folder.holds_unfinished(config)
     with ready_alone(config) if local else ready_on_ray(config) as fit:
         dataset = ensure_dataset(config)
-        folder.make(config)
-        record = tracking.start(
-            config,
-            experiment=config.experiment or config.dataset,
-            name=config.wandb_run_name or Path(config.out_dir).name,
-            params=config.model_dump(),
-            tags={"dataset_fingerprint": dataset.meta.fingerprint},
-            folder=config.out_dir,
-            resume=config.init_from == "resume",
-        )
-        status, result = "failed", None
-        try:
-            with TrainingProgress(config) as progress, stop_on_interrupt() as should_stop:
+        with folder.claimed(Folder(config.out_dir), folder.DRIVER_LOCK, patience=0):
+            record = begin_record(config, dataset, going_on)
+            with ended(record, config) as end, TrainingProgress(config) as progress, stop_on_interrupt() as should_stop:
 
                 def report(row: Row) -> None:
                     progress(row)
                     record.log([row])
 
-                result = fit(dataset, report, should_stop)
-            status = result["status"]
-        except KeyboardInterrupt:
-            status = "interrupted"
-            raise
-        finally:
-            for path in folder.outcome(Path(config.out_dir)):
+                result = end(fit(dataset, report, should_stop))
+    return result
+
+
+def begin_record(config: Config, dataset: Dataset, going_on: bool) -> Run:
+    """Begin to record the run; with `going_on`, go on with the record that it has."""
+    from popgpt import tracking
+    from popgpt.files import Folder
+    from popgpt.training import folder
+
+    run_folder = Folder(config.out_dir)
+    if going_on:
+        last = folder.last_state(run_folder)
+        logger.info("going on with the run in %s, from %s", config.out_dir, last or "its beginning")
+    elif folder.CONFIG not in run_folder.names():
+        folder.write_config(config)
+    return tracking.start(
+        config,
+        experiment=config.experiment or config.dataset,
+        name=config.wandb_run_name or run_folder.name,
+        params=config.model_dump(),
+        tags={"dataset_fingerprint": dataset.meta.fingerprint},
+        folder=config.out_dir,
+        resume=going_on,
+    )
+
+
+@contextmanager
+def ended(record: Run, config: Config) -> Iterator[Callable[[Row], Row]]:
+    """Ends the record as the run ends; yields what takes its result."""
+    from popgpt import tracking
+    from popgpt.files import Folder
+    from popgpt.training import folder
+
+    status, result = "failed", None
+
+    def take(found: Row) -> Row:
+        nonlocal status, result
+        status, result = found["status"], found
+        return found
+
+    try:
+        yield take
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        with folder.local_outcome(Folder(config.out_dir)) as paths:
+            for path in paths:
                 record.artifact(path)
             record.finish(status, result)
             tracking.flush()
-    return result
 
 
 @contextmanager
@@ -99,7 +139,7 @@ def print_result(config: Config, result: Row) -> None:
     from popgpt.progress import describe_scores
 
     if result["status"] == "interrupted":
-        print(f"stopped at iteration {result['last_iteration']}; go on with init_from=resume and the same out_dir")
+        print(f"stopped at iteration {result['last_iteration']}; the same command goes on")
     if "exact_match" in result:
         print(f"best on the validation split, at iteration {result['iteration']}: {describe_scores(result)}")
         print(f"checkpoint: {result['checkpoint']}")

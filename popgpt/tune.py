@@ -78,7 +78,7 @@ def tune(sweep: Sweep, resume: bool, force: bool) -> int:
                     progress(name, event)
 
                 going = record.unfinished()
-                configs = {name: trial_config(record, out_dir, name, resume).model_dump() for name in going}
+                configs = {name: trial_config(record, out_dir, name).model_dump() for name in going}
                 trials.run_trials(sweep, configs, base.workers, resources, scheduler, out_dir, told)
             status = "interrupted" if record.unfinished() else "failed"
             winner = crown(record, out_dir, dataset) if not record.unfinished() else None
@@ -96,15 +96,16 @@ def tune(sweep: Sweep, resume: bool, force: bool) -> int:
 
 def begin(sweep: Sweep, out_dir: Path, resume: bool, force: bool) -> Record:
     """The record of a new sweep, or of the one to go on with. Raises UserError where a sweep is in the way."""
+    from popgpt.files import Folder
     from popgpt.sweep import record, space
-    from popgpt.training.folder import METRICS, read_metrics
+    from popgpt.training.folder import read_metrics
 
     trials = record.Record(sweep, space.sample(sweep))
     if resume:
         trials.take_up(record.read(out_dir))
         for name in trials.unfinished():
             # a killed sweep may not have been told of all that a trial logged
-            logged = read_metrics(out_dir / "trials" / name / METRICS)
+            logged = read_metrics(Folder(out_dir / "trials" / name))
             trials.trials[name]["metrics"] = logged or trials.trials[name]["metrics"]
     elif (out_dir / record.FILE).exists() and not force:
         raise UserError(
@@ -143,15 +144,10 @@ def make_place(out_dir: Path, resume: bool) -> None:
         raise UserError(f"out_dir={out_dir}: {error.strerror}") from None
 
 
-def trial_config(record: Record, out_dir: Path, name: str, resume: bool) -> Config:
-    """The config of a trial: its own folder, and the state in it where an earlier process left one."""
-    from popgpt.training import folder
-
-    trial_dir = out_dir / "trials" / name
+def trial_config(record: Record, out_dir: Path, name: str) -> Config:
+    """The config of a trial: it has a folder of its own."""
     config = record.sweep.config(record.trials[name]["config"])
-    going_on = resume and any((trial_dir / state).exists() for state in (folder.LAST, folder.BEFORE_LAST))
-    update = {"out_dir": str(trial_dir), "init_from": "resume" if going_on else config.init_from}
-    return cli.absolute(config.model_copy(update=update))
+    return cli.absolute(config.model_copy(update={"out_dir": str(out_dir / "trials" / name)}))
 
 
 def crown(record: Record, out_dir: Path, dataset: Dataset) -> Row | None:
@@ -159,7 +155,7 @@ def crown(record: Record, out_dir: Path, dataset: Dataset) -> Row | None:
     from popgpt.sweep import report
     from popgpt.training.checkpoint import open_model
     from popgpt.training.evaluation import evaluate_split
-    from popgpt.training.folder import BEFORE_LAST, LOCK
+    from popgpt.training.folder import WRITER_LOCK
     from popgpt.training.world import pick_device
 
     winner = report.best(list(record.trials.values()), record.sweep.metric)
@@ -169,7 +165,7 @@ def crown(record: Record, out_dir: Path, dataset: Dataset) -> Row | None:
     for old in (best, new):
         shutil.rmtree(old, ignore_errors=True)
     shutil.copytree(
-        out_dir / "trials" / winner["id"], new, ignore=shutil.ignore_patterns(BEFORE_LAST, LOCK, "tracking.json")
+        out_dir / "trials" / winner["id"], new, ignore=shutil.ignore_patterns("state-*", WRITER_LOCK, "tracking.json")
     )
     new.rename(best)
     model, _ = open_model(best, pick_device("auto"))
@@ -210,7 +206,7 @@ class Mirror:
     def take(self, name: str, event: str, what: Row) -> None:
         """Mirror what Ray Tune tells of a trial."""
         if event == "started":
-            config = trial_config(self._record, self._out_dir, name, resume=False)
+            config = trial_config(self._record, self._out_dir, name)
             self._runs[name] = self._start(f"{self._out_dir.name}/{name}", config, name, Path(config.out_dir))
         elif event == "reported":
             self._runs[name].log(what["rows"])
@@ -226,14 +222,16 @@ class Mirror:
 
     def finish(self, status: str, winner: Row | None) -> None:
         """Mirror the end of the sweep, of the trials that it cut short, and the files, which are all written by now."""
+        from popgpt.files import Folder
         from popgpt.sweep import record
-        from popgpt.training import folder
+        from popgpt.training.folder import outcome
 
         for name in list(self._runs):
             self._end(name)
         for name, run in self._ended.items():
-            for path in folder.outcome(self._out_dir / "trials" / name):
-                run.artifact(path)
+            trial_dir = self._out_dir / "trials" / name
+            for file in outcome(Folder(trial_dir)):
+                run.artifact(trial_dir / file)
         if (self._out_dir / record.FILE).exists():
             self._parent.artifact(self._out_dir / record.FILE)
         if winner:

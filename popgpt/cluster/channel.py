@@ -5,6 +5,7 @@ Nothing heavy is imported here: the channel is a process of its own, which every
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import ray
@@ -17,18 +18,23 @@ class Channel:
     def __init__(self) -> None:
         self._messages: list[dict[str, Any]] = []
         self._stopped = False
+        self._heard = time.monotonic()
 
     def push(self, message: dict[str, Any]) -> None:
+        self._heard = time.monotonic()
         self._messages.append(message)
 
-    def pull(self) -> list[dict[str, Any]]:
+    def pull(self) -> tuple[list[dict[str, Any]], float]:
+        """What was said since the last pull, and the seconds since anything was heard of the worker."""
         messages, self._messages = self._messages, []
-        return messages
+        return messages, time.monotonic() - self._heard
 
     def stop(self) -> None:
         self._stopped = True
 
     def stopped(self) -> bool:
+        """Asked by the worker before every iteration, and so its sign of life."""
+        self._heard = time.monotonic()
         return self._stopped
 
 

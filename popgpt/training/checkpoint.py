@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import shutil
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,13 @@ import torch
 
 from popgpt.config import Config, UserError, make_config
 from popgpt.data.vocabulary import Vocabulary
-from popgpt.files import sync, write_atomic
+from popgpt.files import Folder
 from popgpt.model.gpt import GPT
-from popgpt.training.folder import BEFORE_LAST, BEST, LAST
+from popgpt.training.folder import BEST, state_name, state_names, why
 
 FORMAT = 1
 SEAL = b"popgpt/sha256:"
+logger = logging.getLogger(__name__)
 
 
 def seal(state: dict[str, Any]) -> bytes:
@@ -44,56 +44,61 @@ def unseal(sealed: bytes, name: str) -> dict[str, Any]:
     return state
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(folder: Folder, name: str) -> dict[str, Any]:
     """The state in a file. Raises UserError."""
     try:
-        return unseal(path.read_bytes(), str(path))
+        return unseal(folder.read(name), folder.at(name))
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
+        raise UserError(f"{folder.at(name)}: {why(error)}") from None
 
 
-def save(state: dict[str, Any], out_dir: Path, best: bool) -> None:
-    """Write the rolling state, keeping the one before it; `best` makes it ckpt.pt too, without writing it twice."""
-    last = out_dir / LAST
-    if last.exists():
-        os.replace(last, out_dir / BEFORE_LAST)
-    write_atomic(last, seal(state))
+def save(state: dict[str, Any], folder: Folder, best: bool, before: int | None) -> None:
+    """Write a state; `best` makes it ckpt.pt too. Of the older ones that of iteration `before` stays, no other."""
+    name = state_name(state["iteration"])
+    folder.write(name, seal(state))
     if best:
-        link = out_dir / f".{BEST}.{os.getpid()}"
-        link.unlink(missing_ok=True)
-        try:
-            os.link(last, link)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(last, link)
-            sync(link)
-        os.replace(link, out_dir / BEST)
-        sync(out_dir)
+        folder.copy(name, BEST)
+    for other in state_names(folder):
+        if other != name and (before is None or other != state_name(before)):
+            folder.remove(other)
 
 
-def load_latest(out_dir: Path) -> dict[str, Any]:
-    """The newest whole state in a run's folder. Raises UserError where there is none."""
+def load_latest(folder: Folder) -> dict[str, Any] | None:
+    """The newest whole state in a run's folder; None where there is none at all. What is torn is named and passed over.
+
+    Raises UserError where there are states and none of them is whole.
+    """
     complaints = []
-    for name in (LAST, BEFORE_LAST, BEST):
-        if (out_dir / name).exists():
-            try:
-                return load(out_dir / name)
-            except UserError as error:
-                complaints.append(str(error))
-    raise UserError(
-        "; ".join(complaints) or f"out_dir={out_dir} holds no run to resume; start one with init_from=scratch"
-    )
+    for name in [*state_names(folder), *({BEST} & folder.names())]:
+        try:
+            state = load(folder, name)
+        except UserError as error:
+            complaints.append(str(error))
+        else:
+            for complaint in complaints:
+                logger.warning("%s; going on from %s", complaint, name)
+            return state
+    if complaints:
+        raise UserError("; ".join(complaints))
+    return None
 
 
-def load_best(path: Path) -> dict[str, Any]:
-    """The state of a run's folder (its ckpt.pt) or of a checkpoint file. Raises UserError."""
-    if path.is_dir() and not (path / BEST).exists():
-        raise UserError(f"{path}: holds no {BEST}; is it the folder of a run?")
-    return load(path / BEST if path.is_dir() else path)
+def load_best(where: str | Path) -> dict[str, Any]:
+    """The state of a run's folder (its ckpt.pt) or of a checkpoint file, by path or URI. Raises UserError."""
+    folder = Folder(where)
+    try:
+        if folder.is_file():
+            return load(Folder(folder.where.rpartition("/")[0] or "."), folder.name)
+        if BEST not in folder.names():
+            raise UserError(f"{where}: holds no {BEST}; is it the folder of a run?")
+    except OSError as error:
+        raise UserError(f"{where}: {why(error)}") from None
+    return load(folder, BEST)
 
 
 def open_model(path: str | Path, device: torch.device) -> tuple[GPT, dict[str, Any]]:
     """The model of a run's folder (its ckpt.pt) or of a checkpoint file, ready to use, and the whole state."""
-    state = load_best(Path(path))
+    state = load_best(path)
     config = make_config(state["config"], str(path))
     model = GPT(config, len(Vocabulary(state["vocabulary"])))
     model.load_state_dict(state["model"])

@@ -1,89 +1,168 @@
-"""The files of a run: their names, and what is in them."""
+"""The files of a run: their names, what is in them, and whether the run there is the one that is asked for."""
 
 from __future__ import annotations
 
 import fcntl
 import json
+import math
+import re
+import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from popgpt.config import Config, UserError, dump_yaml
-from popgpt.files import write_atomic
+from popgpt.config import PLACE, Config, UserError, dump_yaml, parse_yaml, shortened
+from popgpt.files import Folder, json_bytes
 
 BEST = "ckpt.pt"
-LAST = "last.pt"
-BEFORE_LAST = "previous.pt"
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
-LOCK = ".lock"
 ERROR = "error.txt"
+DRIVER_LOCK = ".driver.lock"
+WRITER_LOCK = ".lock"
+PATIENCE_SECONDS = 20.0
+STATE = re.compile(r"state-(\d+)\.pt")
 
 
-def holds_state(out_dir: Path) -> bool:
-    """Whether there is a state here to go on from."""
-    return any((out_dir / name).exists() for name in (LAST, BEFORE_LAST, BEST))
+def state_name(iteration: int) -> str:
+    """The file of the state after an iteration."""
+    return f"state-{iteration}.pt"
+
+
+def state_names(folder: Folder) -> list[str]:
+    """The files of the states that are there, newest first."""
+    names = [match for match in map(STATE.fullmatch, folder.names()) if match]
+    return [match[0] for match in sorted(names, key=lambda match: -int(match[1]))]
+
+
+def last_state(folder: Folder) -> str | None:
+    """The newest file to go on from."""
+    return next(iter(state_names(folder)), BEST if BEST in folder.names() else None)
 
 
 @contextmanager
-def claimed(out_dir: Path) -> Iterator[None]:
-    """Hold a run's folder for this process. Raises UserError where another process holds it."""
-    out_dir.mkdir(parents=True, exist_ok=True)
-    with open(out_dir / LOCK, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"out_dir={out_dir} is in use by another run; give another out_dir") from None
+def claimed(folder: Folder, lock: str = WRITER_LOCK, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
+    """Hold a run's folder for this process. A store has no locks: there it is on trust.
+
+    Args:
+        patience: seconds to wait for a process that is about to end, as its driver was killed.
+    Raises:
+        UserError: another process holds it.
+    """
+    make(folder)
+    if not folder.path:
+        yield
+        return
+    with open(folder.path / lock, "w") as file:
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise UserError(f"out_dir={folder.where} is in use by another run; give another out_dir") from None
+                time.sleep(0.05)
         yield
 
 
-def check_free(config: Config) -> None:
-    """Refuse to start over a run that is there."""
-    out_dir = Path(config.out_dir)
-    if config.init_from != "resume" and (holds_state(out_dir) or (out_dir / RESULT).exists()):
-        raise UserError(
-            f"out_dir={config.out_dir} holds a run already: continue it with init_from=resume, "
-            f"or choose another out_dir, or remove it first"
-        )
-
-
-def make(config: Config) -> None:
+def make(folder: Folder) -> None:
     """Make the run's folder. Raises UserError where it cannot be."""
     try:
-        Path(config.out_dir).mkdir(parents=True, exist_ok=True)
+        folder.make()
     except OSError as error:
-        raise UserError(f"out_dir={config.out_dir}: {error.strerror}") from None
+        raise UserError(f"out_dir={folder.where}: {why(error)}") from None
+
+
+def why(error: OSError) -> str:
+    """What a file system complains of, in one line."""
+    return error.strerror or str(error).splitlines()[0]
+
+
+def holds_unfinished(config: Config) -> bool:
+    """Whether out_dir holds this very run, not finished, with which the same command goes on.
+
+    A run is a function of its parameters, so to go on is to come to what starting anew would come to. Raises UserError
+    where out_dir holds a finished run or one of other parameters, unless init_from says to resume it.
+    """
+    folder = Folder(config.out_dir)
+    started = folder.names() & {CONFIG, RESULT} or last_state(folder)
+    if not started or config.init_from == "resume":
+        return bool(started)
+    before = read_config(folder)
+    others = [key for key, value in config.model_dump().items() if key not in PLACE and before.get(key, value) != value]
+    begun = last_state(folder) or RESULT in folder.names()
+    finished = read_result(folder).get("status") == "completed"
+    if begun and (finished or others):
+        key = others[0] if others else ""
+        other = f" of {key}={shortened(before[key])}, not {shortened(getattr(config, key))}" if others else ""
+        raise UserError(
+            f"out_dir={config.out_dir} holds {'a finished' if finished else 'an unfinished'} run{other}: "
+            f"continue it with init_from=resume, or choose another out_dir, or remove it first"
+        )
+    return not others
+
+
+def read_config(folder: Folder) -> dict[str, Any]:
+    """The parameters of the run that is there; none where they can't be read."""
+    try:
+        return parse_yaml(folder.read(CONFIG), folder.at(CONFIG))
+    except (OSError, UserError):
+        return {}
 
 
 def write_config(config: Config) -> None:
     """Write out_dir/config.yaml: every parameter, derived ones included."""
-    make(config)
-    write_atomic(Path(config.out_dir) / CONFIG, dump_yaml(config.model_dump()).encode())
+    folder = Folder(config.out_dir)
+    make(folder)
+    folder.write(CONFIG, dump_yaml(config.model_dump()).encode())
 
 
-def outcome(out_dir: Path) -> list[Path]:
-    """The files that say what a run was and found, as far as they are there."""
-    return [out_dir / name for name in (CONFIG, RESULT, BEST) if (out_dir / name).exists()]
-
-
-def begin_metrics(out_dir: Path, iteration: int) -> None:
-    """Ready metrics.jsonl to go on after `iteration`: rows that a killed run wrote beyond it are dropped."""
-    kept = [row for row in read_metrics(out_dir / METRICS) if row["iteration"] <= iteration]
-    write_atomic(out_dir / METRICS, "".join(json.dumps(row) + "\n" for row in kept).encode())
-
-
-def append_metrics(out_dir: Path, row: Mapping[str, Any]) -> None:
-    """Add a logged iteration to metrics.jsonl."""
-    with open(out_dir / METRICS, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file, but for a last one that was cut off; none where there is no file."""
+def read_result(folder: Folder) -> dict[str, Any]:
+    """What result.json holds; nothing where it is not there or torn."""
     try:
-        lines: Iterable[str] = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        found = json.loads(folder.read(RESULT))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_result(folder: Folder, result: Mapping[str, Any]) -> None:
+    """Replace result.json."""
+    folder.write(RESULT, json_bytes(result))
+
+
+def outcome(folder: Folder) -> list[str]:
+    """The files that say what a run was and found, as far as they are there."""
+    names = folder.names()
+    return [name for name in (CONFIG, RESULT, BEST) if name in names]
+
+
+@contextmanager
+def local_outcome(folder: Folder) -> Iterator[list[Path]]:
+    """Paths on this machine of those files, for as long as the context lasts."""
+    if folder.path:
+        yield [folder.path / name for name in outcome(folder)]
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in outcome(folder):
+            (Path(scratch) / name).write_bytes(folder.read(name))
+        yield sorted(Path(scratch).iterdir())
+
+
+def metrics_line(row: Mapping[str, Any]) -> str:
+    """A logged iteration as metrics.jsonl has it; what is not finite is null."""
+    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    return json.dumps(plain) + "\n"
+
+
+def read_metrics(folder: Folder) -> list[dict[str, Any]]:
+    """The logged rows, but for a last one that was cut off; none where there is no file."""
+    try:
+        lines: Iterable[str] = folder.read(METRICS).decode().splitlines(keepends=True)
     except FileNotFoundError:
         return []
     rows = []
@@ -91,5 +170,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         try:
             rows += [json.loads(line)] if line.endswith("\n") else []
         except json.JSONDecodeError:
-            raise UserError(f"{path}: line {number} is not JSON; mend it or take the line out") from None
+            where = folder.at(METRICS)
+            raise UserError(f"{where}: line {number} is not JSON; mend it or take the line out") from None
     return rows

@@ -3,12 +3,15 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from popgpt.config import UserError
+from popgpt.config import UserError, make_config
+from popgpt.files import Folder
+from popgpt.model.gpt import GPT
 from popgpt.training import checkpoint
 
 STATE = {"iteration": 3, "model": {"weight": torch.arange(6.0)}, "scores": None}
@@ -47,25 +50,76 @@ def test_a_hostile_pickle_is_refused(tmp_path: Path) -> None:
         checkpoint.unseal(checkpoint.seal({"hostile": Hostile()}), "x")
     (tmp_path / "p.pt").write_bytes(pickle.dumps(Hostile()))
     with pytest.raises(UserError, match="not a popgpt checkpoint"):
-        checkpoint.load(tmp_path / "p.pt")
+        checkpoint.load(Folder(tmp_path), "p.pt")
 
 
-def test_the_latest_whole_state_is_found(tmp_path: Path) -> None:
-    for iteration in (1, 2, 3):
-        checkpoint.save({**STATE, "iteration": iteration}, tmp_path, best=iteration == 1)
-    assert checkpoint.load_latest(tmp_path)["iteration"] == 3
-    (tmp_path / "last.pt").write_bytes(SEALED[:100])
-    assert checkpoint.load_latest(tmp_path)["iteration"] == 2
-    (tmp_path / "previous.pt").write_bytes(b"")
-    assert checkpoint.load_latest(tmp_path)["iteration"] == 1
-    (tmp_path / "ckpt.pt").write_bytes(b"")
-    with pytest.raises(UserError, match=r"last\.pt: torn.*previous\.pt: torn.*ckpt\.pt: torn"):
-        checkpoint.load_latest(tmp_path)
+def save(folder: Folder, iteration: int, best: bool = False, before: int | None = None) -> None:
+    checkpoint.save({**STATE, "iteration": iteration}, folder, best, before)
 
 
-def test_saving_again_does_not_touch_the_best(tmp_path: Path) -> None:
-    checkpoint.save({**STATE, "iteration": 1}, tmp_path, best=True)
+def latest(folder: Folder) -> int:
+    state = checkpoint.load_latest(folder)
+    assert state is not None
+    return state["iteration"]  # type: ignore[no-any-return]
+
+
+def test_the_latest_whole_state_is_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = Folder(tmp_path)
+    assert checkpoint.load_latest(folder) is None
+    save(folder, 8, best=True)
+    save(folder, 9, before=8)
+    save(folder, 10, before=9)
+    assert latest(folder) == 10
+    (tmp_path / "state-10.pt").write_bytes(SEALED[:100])
+    assert latest(folder) == 9
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}/state-10.pt: torn or altered, or not a popgpt checkpoint: its checksum does not match; "
+        f"going on from state-9.pt"
+    ]
+    (tmp_path / "state-9.pt").write_bytes(b"")
+    assert latest(folder) == 8
+    (tmp_path / "ckpt.pt").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"state-10\.pt: torn.*state-9\.pt: torn.*ckpt\.pt: torn"):
+        checkpoint.load_latest(folder)
+
+
+def test_two_states_are_kept_beside_the_best(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    save(folder, 1, best=True)
     for iteration in (2, 3, 4):
-        checkpoint.save({**STATE, "iteration": iteration}, tmp_path, best=False)
-    assert checkpoint.load(tmp_path / "ckpt.pt")["iteration"] == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"ckpt.pt", "last.pt", "previous.pt"}
+        save(folder, iteration, before=iteration - 1)
+    assert folder.names() == {"ckpt.pt", "state-3.pt", "state-4.pt"}
+    assert checkpoint.load(folder, "ckpt.pt")["iteration"] == 1
+    (tmp_path / "state-4.pt").write_bytes(b"torn")
+    save(folder, 4, before=3)
+    assert folder.names() == {"ckpt.pt", "state-3.pt", "state-4.pt"}
+    save(folder, 3, before=2)
+    assert folder.names() == {"ckpt.pt", "state-3.pt"}, "what lies beyond was torn, or the run would be there"
+
+
+def real_states(folder: Folder) -> bytes:
+    """Two states of a real model in a folder; the newer's bytes."""
+    config = make_config({"n_layer": 1, "d_model": 16, "d_head": 8, "block_size": 16})
+    model = GPT(config, 14)
+    for iteration in (1, 2):
+        checkpoint.save({"iteration": iteration, "model": model.state_dict()}, folder, False, iteration - 1)
+    return folder.read("state-2.pt")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_damage_at_200_places_is_recognised_and_the_state_before_it_used(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Folder(tmp_path)
+    whole = real_states(folder)
+    random = np.random.default_rng(0)
+    places = random.choice(len(whole) * (1 if damage == "cut" else 8), 200, replace=False)
+    for place in map(int, places):
+        altered = bytearray(whole)
+        if damage == "cut":
+            del altered[place:]
+        else:
+            altered[place // 8] ^= 1 << place % 8
+        (tmp_path / "state-2.pt").write_bytes(altered)
+        assert latest(folder) == 1
+    assert sum("state-2.pt: torn or altered" in record.getMessage() for record in caplog.records) == 200

@@ -10,6 +10,7 @@ import torch
 
 from popgpt.config import Config, UserError
 from popgpt.data.dataset import ensure_dataset
+from popgpt.files import Folder
 from popgpt.training import checkpoint, folder
 from popgpt.training.folder import read_metrics
 from popgpt.training.loop import Row, fit
@@ -23,11 +24,22 @@ def run(config: Config, **arguments: Any) -> tuple[Row, list[Row]]:
     """Train; the result, and the logged rows without their times."""
     rows: list[Row] = []
     result = fit(config, ensure_dataset(config), ALONE, rows.append, **arguments)
-    return result, [{key: value for key, value in row.items() if key != "train_seconds"} for row in rows]
+    return result, timeless(rows)
 
 
-def weights(config: Config, name: str = "last.pt") -> dict[str, torch.Tensor]:
-    return checkpoint.load(Path(config.out_dir) / name)["model"]  # type: ignore[no-any-return]
+def timeless(rows: list[Row]) -> list[Row]:
+    """Rows without what the clock says."""
+    return [{key: value for key, value in row.items() if not key.endswith("_seconds")} for row in rows]
+
+
+def logged(config: Config) -> list[Row]:
+    return timeless(read_metrics(Folder(config.out_dir)))
+
+
+def weights(config: Config, name: str | None = None) -> dict[str, torch.Tensor]:
+    """Of a file; of the newest state where none is named."""
+    run_folder = Folder(config.out_dir)
+    return checkpoint.load(run_folder, name or folder.state_names(run_folder)[0])["model"]
 
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
@@ -46,7 +58,7 @@ def test_a_run_leaves_what_the_readme_says(tiny: Make) -> None:
         *("iteration", "train_seconds", "wall_seconds", "lines", "tokens", "lines_per_second", "world_size"),
         *("dataset_fingerprint", "checkpoint", "by_operation"),
     }
-    logged = read_metrics(out / "metrics.jsonl")
+    logged = read_metrics(Folder(out))
     assert [row["iteration"] for row in logged] == [1, 2, 3, 4] == [row["iteration"] for row in rows]
     assert all({"train_loss", "learning_rate"} <= row.keys() for row in logged)
     assert [row["iteration"] for row in logged if "exact_match" in row] == [2, 4]
@@ -66,22 +78,41 @@ def test_the_same_run_twice_is_the_same_to_the_bit(tiny: Make, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("over", [{}, {"dropout": 0.2}, {"optimizer": "adamw"}, {"align_to_lines": False}])
-def test_resuming_is_exact(tiny: Make, tmp_path: Path, over: dict[str, Any]) -> None:
-    whole = tiny(**over, out_dir=str(tmp_path / "whole"), max_iters=7)
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_a_run_that_stops_anywhere_goes_on_exactly(tiny: Make, tmp_path: Path, over: dict[str, Any], stop: int) -> None:
+    """At an iteration that is evaluated, logged or neither."""
+    shape = {**over, "max_iters": 6, "log_interval": 3, "eval_interval": 3}
+    whole = tiny(**shape, out_dir=str(tmp_path / "whole"))
     _, rows = run(whole)
-    part = tiny(**over, out_dir=str(tmp_path / "part"), max_iters=7)
-    asked = iter([False, False, False, True])
+    part = tiny(**shape, out_dir=str(tmp_path / "part"))
+    asked = iter([*[False] * (stop - 1), True])
     result, _ = run(part, should_stop=lambda: next(asked))
-    assert (result["status"], result["last_iteration"]) == ("interrupted", 4)
-    result, _ = run(part.model_copy(update={"init_from": "resume"}))
+    assert (result["status"], result["last_iteration"]) == ("interrupted", stop)
+    result, _ = run(part)
     assert result["status"] == "completed"
-    assert same(weights(whole), weights(part))
+    assert same_states(whole, part)
+    assert logged(part) == logged(whole) == rows
 
-    def timeless(config: Config) -> list[Row]:
-        logged = read_metrics(Path(config.out_dir) / "metrics.jsonl")
-        return [{key: value for key, value in row.items() if key != "train_seconds"} for row in logged]
 
-    assert timeless(part) == timeless(whole) == rows
+def same_states(first: Config, second: Config) -> bool:
+    """Whether the last states of two runs are equal to the bit: weights, optimizers and counts."""
+    states = [checkpoint.load_latest(Folder(config.out_dir)) for config in (first, second)]
+    for state in states:
+        assert state is not None
+        state.pop("config")
+        state.pop("train_seconds")
+        state["scores"] = timeless([state["scores"]])
+    return same_values(*states)
+
+
+def same_values(first: Any, second: Any) -> bool:
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same_values(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same_values, first, second))
+    return bool(first == second)
 
 
 def test_the_effective_batch_is_what_counts_not_how_it_is_cut(tiny: Make, tmp_path: Path) -> None:
@@ -103,8 +134,8 @@ def test_ckpt_is_the_best_unless_told_to_be_the_latest(tiny: Make, tmp_path: Pat
     run(latest)
     scores = {r["iteration"]: (r["exact_match"], r["token_accuracy"]) for r in rows if "exact_match" in r}
     assert scores[result["iteration"]] == max(scores.values())
-    assert checkpoint.load(Path(best.out_dir) / "ckpt.pt")["iteration"] == result["iteration"]
-    assert checkpoint.load(Path(latest.out_dir) / "ckpt.pt")["iteration"] == 40
+    assert checkpoint.load(Folder(best.out_dir), "ckpt.pt")["iteration"] == result["iteration"]
+    assert checkpoint.load(Folder(latest.out_dir), "ckpt.pt")["iteration"] == 40
 
 
 def test_best_by_says_what_is_best(tiny: Make, tmp_path: Path) -> None:
@@ -142,7 +173,7 @@ def test_rows_with_nothing_to_learn_change_nothing(tiny: Make) -> None:
 
 def test_two_runs_do_not_share_a_folder(tiny: Make) -> None:
     config = tiny()
-    with folder.claimed(Path(config.out_dir)), pytest.raises(UserError, match="is in use by another run"):
+    with folder.claimed(Folder(config.out_dir)), pytest.raises(UserError, match="is in use by another run"):
         run(config)
     run(config)
 

@@ -1,0 +1,132 @@
+"""What a run keeps while it goes on: logged rows at once, states in a thread beside training."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+from popgpt.config import UserError
+from popgpt.files import Folder, sync
+from popgpt.training import checkpoint, folder
+
+Row = dict[str, Any]
+UNFINISHED = re.compile(r"\.(ckpt\.pt|state-\d+\.pt|metrics\.jsonl|result\.json|config\.yaml)\.")
+
+
+class Keeper:
+    """Writes a run's folder, on the main worker; on the others it does nothing. Use as a context, for as long as it runs.
+
+    At most one state is being written; the next waits for it. A disk that is full is found out afterwards: `failed`
+    says so, and leaving the context raises UserError.
+    """
+
+    def __init__(self, run_folder: Folder, active: bool = True):
+        self.write_seconds = 0.0
+        self.wait_seconds = 0.0
+        self._folder = run_folder
+        self._active = active
+        self._claim = folder.claimed(run_folder)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="popgpt-keeper")
+        self._writing: Future[None] | None = None
+        self._trouble: OSError | None = None
+        self._lines: list[str] = []  # of metrics.jsonl in a store, which cannot add to a file
+        self._saved: int | None = None
+
+    def __enter__(self) -> Keeper:
+        if self._active:
+            self._claim.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *ending: Any) -> None:
+        try:
+            self._wait()
+            self._thread.shutdown()
+        finally:
+            if self._active:
+                self._claim.__exit__(None, None, None)
+        if self._trouble and kind is None:
+            raise UserError(self._told(self._trouble))
+
+    @property
+    def failed(self) -> bool:
+        """Whether something could not be written."""
+        return self._trouble is not None
+
+    def begin(self, iteration: int, best: bool) -> None:
+        """Go on after `iteration`, whose state is the best so far or not: undo what a killed run left half done."""
+        if not self._active:
+            return
+        self._saved = iteration or None
+        names = self._folder.names()
+        for name in names:
+            if UNFINISHED.match(name):
+                self._folder.remove(name)
+        if best and folder.state_name(iteration) in names:
+            self._folder.copy(folder.state_name(iteration), folder.BEST)
+        kept = [row for row in folder.read_metrics(self._folder) if row["iteration"] <= iteration]
+        self._lines = [folder.metrics_line(row) for row in kept]
+        self._folder.write(folder.METRICS, "".join(self._lines).encode())
+
+    def log(self, row: Row) -> None:
+        """Add a row to metrics.jsonl; in a store it gets there with the next state."""
+        if not self._active:
+            return
+        line = folder.metrics_line(row)
+        if not self._folder.path:
+            self._lines.append(line)
+            return
+        try:
+            with open(self._folder.path / folder.METRICS, "a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            self._trouble = error
+
+    def save(self, state: Row, best: bool, result: Row) -> None:
+        """Save a state and what result.json holds then. The caller may go on to change the state at once."""
+        if not self._active:
+            return
+        started = time.perf_counter()
+        self._wait()
+        if not self.failed:
+            lines = len(self._lines)
+            self._writing = self._thread.submit(self._write, copied(state), best, dict(result), lines)
+        self.wait_seconds += time.perf_counter() - started
+
+    def _write(self, state: Row, best: bool, result: Row, lines: int) -> None:
+        started = time.perf_counter()
+        if self._folder.path:
+            sync(self._folder.path / folder.METRICS)
+        else:
+            self._folder.write(folder.METRICS, "".join(self._lines[:lines]).encode())
+        checkpoint.save(state, self._folder, best, self._saved)
+        self._saved = state["iteration"]
+        folder.write_result(self._folder, result)
+        self.write_seconds += time.perf_counter() - started
+
+    def _wait(self) -> None:
+        try:
+            if self._writing:
+                self._writing.result()
+        except OSError as error:
+            self._trouble = error
+
+    def _told(self, error: OSError) -> str:
+        last = folder.last_state(self._folder)
+        on = f"; {self._folder.at(last)} is whole: mend this and give the same command again" if last else ""
+        return f"out_dir={self._folder.where}: {folder.why(error)}{on}"
+
+
+def copied(value: Any) -> Any:
+    """`value` with every tensor in it copied to the CPU's memory."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: copied(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(copied, value))
+    return value
