@@ -143,7 +143,7 @@ class Config(BaseModel):
 
     on_nan: Literal["stop", "skip"] = Field(
         "stop",
-        description="a loss or gradient that is not finite ends the run, or skip: that iteration changes nothing",
+        description="at a loss or gradient that is not finite: end the run, or skip that iteration",
     )
 
     # Evaluation and logging

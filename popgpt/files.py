@@ -27,7 +27,7 @@ def absolute(where: str) -> str:
 
 
 class Folder:
-    """A folder by its path, or by the URI of any file system that pyarrow opens (s3://bucket/run, gs://bucket/run, ...).
+    """A folder by its path, or by a URI that pyarrow opens: s3://bucket/run, gs://bucket/run and others.
 
     Methods raise OSError; of those FileNotFoundError where a name is not there.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     from popgpt.data.dataset import Dataset
     from popgpt.tracking import Run
 
-logger = logging.getLogger("popgpt.train")
 Row = dict[str, Any]
 Fit = Callable[["Dataset", Callable[[Row], None], Callable[[], bool]], Row]
 
@@ -70,10 +68,7 @@ def begin_record(config: Config, dataset: Dataset, going_on: bool) -> Run:
     from popgpt.training import folder
 
     run_folder = Folder(config.out_dir)
-    if going_on:
-        last = folder.last_state(run_folder)
-        logger.info("going on with the run in %s, from %s", config.out_dir, last or "its beginning")
-    elif folder.CONFIG not in run_folder.names():
+    if not going_on:
         folder.write_config(config)
     return tracking.start(
         config,
@@ -130,7 +125,7 @@ def ready_on_ray(config: Config) -> Iterator[Fit]:
     from popgpt.cluster.group import train_on_workers
 
     with session.connected() as resources:
-        each = resources.per_worker(config.workers, config.device)
+        each = resources.per_worker(config.workers, config.device, config.min_workers)
         yield lambda dataset, report, should_stop: train_on_workers(config, each, report, should_stop)
 
 

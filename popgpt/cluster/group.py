@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import ray
-from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from popgpt.cluster.channel import Channel
+from popgpt.cluster.controller import Failures, Handle, cause
 from popgpt.cluster.worker import work
 from popgpt.config import Config, UserError
-from popgpt.files import write_atomic
-from popgpt.training.folder import ERROR, holds_state
-from popgpt.training.loop import Row
+from popgpt.files import Folder
+from popgpt.training import folder
+from popgpt.training.loop import Row, memory_advice
 
 POLL_SECONDS = 0.2
+GIVE_UP_SECONDS = 10.0
+logger = logging.getLogger(__name__)
 
 
 def train_on_workers(
@@ -30,54 +36,110 @@ def train_on_workers(
 ) -> Row:
     """Run `fit` on config.workers workers under Ray Train; return what result.json holds.
 
+    Workers that are lost or hang are started again, as often as config.max_failures says, and go on from the last
+    state; with config.min_workers they may be fewer then.
+
     Args:
         resources: CPU and GPU of each worker.
-        report: called here with each logged row.
+        report: called here with each logged row, once.
         should_stop: asked here; the workers then save their state and end.
     Raises:
-        UserError: as `fit`, told by the worker; or a worker died.
+        UserError: as `fit`, told by the worker; or workers failed too often.
+        KeyboardInterrupt: it was to stop before the workers were there.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     channel = Channel.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
-    scratch = Path(config.out_dir) / f"ray-{uuid.uuid4().hex[:8]}"
-    group = _Group(_make_trainer(config, resources, channel, scratch))
-    result: Row | None = None
+    scratch = tempfile.mkdtemp(prefix="popgpt-")
+    group = Group(_make_trainer(config, resources, channel, scratch))
+    listener = Listener(config, report)
     try:
         while True:
             ended = not group.running()
-            if should_stop():
+            stopping = should_stop()
+            if stopping:
                 channel.stop.remote()
-            for message in ray.get(channel.pull.remote()):
-                if "error" in message:
-                    raise UserError(message["error"])
-                if "row" in message:
-                    report(message["row"])
-                result = message.get("result", result)
-            if ended:
+            messages, silence = ray.get(channel.pull.remote())
+            for message in messages:
+                listener.take(message)
+            listener.watch(silence)
+            if ended or listener.error or (stopping and not listener.begun):
                 break
             time.sleep(POLL_SECONDS)
     finally:
-        channel.stop.remote()
-        group.wait()
+        group.end(listener.controller)
         ray.kill(channel)
         shutil.rmtree(scratch, ignore_errors=True)
-    if result is None:
-        raise UserError(describe_failure(group.failure, Path(config.out_dir))) from group.failure
-    return result
+    return listener.outcome(group.failure)
 
 
-def describe_failure(failure: BaseException | None, out_dir: Path) -> str:
+class Listener:
+    """What the driver makes of what the workers and their controller say."""
+
+    def __init__(self, config: Config, report: Callable[[Row], None]):
+        self.begun = False
+        self.error: str | None = None
+        self.controller: Any = None
+        self._config = config
+        self._report = report
+        self._workers: list[Any] = []
+        self._reported = 0
+        self._result: Row | None = None
+
+    def take(self, message: dict[str, Any]) -> None:
+        """Take in a message: a row, the result, an error, what was logged, or what happened to the group."""
+        ((kind, what),) = message.items()
+        if kind == "row" and what["iteration"] > self._reported:
+            self._reported = what["iteration"]
+            self._report(what)
+        elif kind == "logged":
+            logger.log(*what)
+        elif kind == "result":
+            self._result = what
+        elif kind == "error":
+            self.error = what
+        elif kind == "controller":
+            self.controller = what
+        elif kind == "begun":
+            self.begun = True
+            self._workers.append(what)
+        elif kind == "failed":
+            self._workers.clear()
+            if not self.error:
+                logger.warning("the workers failed: %s", what)
+
+    def watch(self, silence: float) -> None:
+        """Kill the workers where nothing was heard of them for too long: Ray then starts them again."""
+        if self._workers and silence > self._config.worker_timeout and self._result is None:
+            logger.warning("no iteration for %.0f seconds: a worker hangs", silence)
+            for worker in self._workers:
+                ray.kill(worker)
+            self._workers.clear()
+
+    def outcome(self, failure: BaseException | None) -> Row:
+        """The result, or the exception that stands for there being none."""
+        if self.error:
+            raise UserError(self.error)
+        if self._result:
+            return self._result
+        if failure is None:
+            raise KeyboardInterrupt
+        raise UserError(describe_failure(failure, self._config)) from failure
+
+
+def describe_failure(failure: BaseException, config: Config) -> str:
     """One line for a group that ended without a result; Ray's whole account goes to out_dir/error.txt."""
-    account = str(failure or "the workers ended without a result").strip()
-    write_atomic(out_dir / ERROR, account.encode())
+    run_folder = Folder(config.out_dir)
+    account = str(failure).strip()
+    with suppress(OSError):
+        run_folder.write(folder.ERROR, account.encode())
     lines = [line.strip() for line in account.splitlines() if line.strip()]
-    died = any("ActorDiedError" in line or "died unexpectedly" in line for line in lines)
-    what = "a worker's process died" if died else lines[-1]
-    on = "; go on with init_from=resume and the same out_dir" if holds_state(out_dir) else ""
-    return f"the workers failed: {what}{on}; details are in {out_dir / ERROR}"
+    what = cause(failure.worker_failures) if isinstance(failure, WorkerGroupError) else lines[-1]
+    advice = f": {memory_advice(config)}" if "memory" in what else ""
+    on = "; the same command goes on from the last state" if folder.last_state(run_folder) else ""
+    return f"the workers failed: {what}{advice}{on}; details are in {run_folder.at(folder.ERROR)}"
 
 
-class _Group:
+class Group:
     """TorchTrainer.fit in a thread, so that its own handling of Ctrl-C, which kills the workers, stays out."""
 
     def __init__(self, trainer: TorchTrainer):
@@ -94,16 +156,33 @@ class _Group:
     def running(self) -> bool:
         return self._thread.is_alive()
 
-    def wait(self) -> None:
-        self._thread.join()
+    def end(self, controller: Any) -> None:
+        """Abort what still runs, and wait until it has ended."""
+        if self.running() and controller:
+            with suppress(ray.exceptions.RayError):
+                ray.get(controller.abort.remote(), timeout=GIVE_UP_SECONDS)
+        self._thread.join(GIVE_UP_SECONDS)
 
 
-def _make_trainer(config: Config, resources: dict[str, float], channel: Any, scratch: Path) -> TorchTrainer:
+def _make_trainer(config: Config, resources: dict[str, float], channel: Any, scratch: str) -> TorchTrainer:
     use_gpu = bool(resources.get("GPU"))
-    settings = {"config": config.model_dump(), "channel": channel, "cpus": resources["CPU"], "gpu": use_gpu}
+    settings = {
+        "config": config.model_dump(),
+        "channel": channel,
+        "cpus": resources["CPU"],
+        "gpu": use_gpu,
+        "token": folder.mark(Folder(config.out_dir)),
+    }
+    workers = (config.min_workers, config.workers) if config.min_workers else config.workers
     return TorchTrainer(
         work,
         train_loop_config=settings,
-        scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=use_gpu, resources_per_worker=resources),
-        run_config=RunConfig(name=scratch.name, storage_path=str(scratch.parent)),
+        torch_config=TorchConfig(timeout_s=int(config.worker_timeout) + 1),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources),
+        run_config=RunConfig(
+            name=uuid.uuid4().hex,
+            storage_path=scratch,
+            failure_config=FailureConfig(max_failures=config.max_failures),
+            callbacks=[Handle(channel), Failures(channel)],
+        ),
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from popgpt.config import UserError
@@ -18,30 +20,39 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",  # to look anew at what a cluster has, where a node is lost
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
 }
+CONNECT_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What Ray has: cores and GPUs of all nodes, and whether this process started it."""
+    """What Ray has: cores and GPUs of all nodes; whether this process started it; whether more may join by itself."""
 
     cpus: float
     gpus: float
     local: bool
+    grows: bool = False
 
-    def per_worker(self, workers: int, device: str) -> dict[str, float]:
+    def per_worker(self, workers: int, device: str, fewest: int | None = None) -> dict[str, float]:
         """CPU and GPU of each of `workers` workers.
 
-        A Ray that was started here gives all its cores, in equal parts; a cluster gives one core a worker, as it may
-        grow. Raises UserError where GPUs are asked for that a local Ray does not have.
+        A Ray that was started here gives all its cores, in equal parts; a cluster gives one core a worker. Raises
+        UserError where there is too little for `fewest` workers (default all) and nothing more can come.
         """
+        needed = fewest or workers
         use_gpu = device == "cuda" or (device == "auto" and self.gpus >= workers)
-        if use_gpu and self.local and self.gpus < workers:
-            raise UserError(f"workers={workers} with device=cuda need {workers} GPUs; there are {self.gpus:g}")
+        if use_gpu and self.gpus < needed and not self.grows:
+            raise UserError(f"workers={needed} with device=cuda need {needed} GPUs; there are {self.gpus:g}")
+        if not self.local and self.cpus < needed and not self.grows:
+            raise UserError(
+                f"workers={needed} need {needed} CPU cores; the cluster has {self.cpus:g}, and it cannot grow"
+            )
         whole = max(1, int(self.cpus // workers))
-        cpus = 1 if not self.local else whole if workers <= self.cpus else self.cpus / workers
+        cpus = 1 if not self.local else whole if workers <= self.cpus or fewest else self.cpus / workers
         return {"CPU": cpus, "GPU": 1} if use_gpu else {"CPU": cpus}
 
 
@@ -55,19 +66,54 @@ def connected(dashboard: bool = False) -> Iterator[Resources]:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
-    from ray._private.services import canonicalize_bootstrap_address
 
-    local = canonicalize_bootstrap_address(None) is None
+    address = cluster_address()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        options = {"address": "local", "include_dashboard": dashboard} if local else {}
+        options = {"address": address} if address else {"address": "local", "include_dashboard": dashboard}
         ray.init(**options, log_to_driver=False, logging_level=logging.CRITICAL)
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what fails is raised, or told by its trial
     try:
         total = ray.cluster_resources()
-        yield Resources(total.get("CPU", 0), total.get("GPU", 0), local)
+        yield Resources(total.get("CPU", 0), total.get("GPU", 0), address is None, address is not None and grows())
     finally:
         # Garbage that still refers to Ray goes first: were another thread (the tracker's, say) to collect it while
         # Ray shuts down, Ray would end the process.
         gc.collect()
         ray.shutdown()
+
+
+def cluster_address() -> str | None:
+    """host:port of the cluster to join; None where there is none. `ray start` leaves word of a cluster that has died.
+
+    Raises UserError where RAY_ADDRESS names one that does not answer.
+    """
+    from ray._private.services import canonicalize_bootstrap_address
+
+    address = canonicalize_bootstrap_address(None)
+    if address is None or "://" in address:
+        return address
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        if "RAY_ADDRESS" not in os.environ:
+            return None
+        raise UserError(f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: no Ray answers there ({error.strerror})") from None
+    return address
+
+
+def grows() -> bool:
+    """Whether the cluster has an autoscaler: its nodes are then of types that its configuration names."""
+    import ray
+    from ray.autoscaler.v2.sdk import get_cluster_status
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    kinds: list[str] = []
+    with suppress(Exception):  # either source is there or not, as Ray's version and autoscaler have it
+        report = json.loads(_internal_kv_get("__autoscaling_status"))["autoscaler_report"]
+        kinds += report["node_type_mapping"].values()
+    with suppress(Exception):
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+        kinds += [node.ray_node_type_name for node in [*status.active_nodes, *status.idle_nodes]]
+    return any(not kind.startswith("node_") for kind in kinds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 from popgpt.cluster.channel import StopFlag
 from popgpt.config import UserError, make_config
 from popgpt.data.dataset import dataset_path, open_dataset
+from popgpt.files import Folder
+from popgpt.training import folder
 from popgpt.training.loop import Row, fit
 from popgpt.training.world import World, pick_device
 
@@ -19,15 +22,18 @@ open_once = functools.lru_cache(maxsize=4)(open_dataset)
 
 
 def work(settings: dict[str, Any]) -> None:
-    """One worker of a group that Ray Train started."""
+    """One worker of a group that Ray Train started, or started again."""
     from ray.train.torch import get_device
 
     config, channel = make_config(settings["config"]), settings["channel"]
     limit_threads(settings["cpus"])
     world = World.joined(get_device() if settings["gpu"] else torch.device("cpu"))
-    dataset = open_dataset(dataset_path(config))
+    channel.push.remote({"begun": ray.get_runtime_context().current_actor})
     try:
+        folder.check_shared(Folder(config.out_dir), settings["token"], ray.util.get_node_ip_address())
+        dataset = open_dataset(dataset_path(config))
         if world.is_main:
+            log_to(channel)
             result = fit(config, dataset, world, lambda row: channel.push.remote({"row": row}), StopFlag(channel))
             ray.get(channel.push.remote({"result": result}))
         else:
@@ -35,6 +41,24 @@ def work(settings: dict[str, Any]) -> None:
     except UserError as error:
         ray.get(channel.push.remote({"error": str(error)}))
         raise
+
+
+def log_to(channel: Any) -> None:
+    """Have the driver show what popgpt's modules log here."""
+    logger = logging.getLogger("popgpt")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(SentLog(channel))
+
+
+class SentLog(logging.Handler):
+    """Sends what a worker's modules log to its driver."""
+
+    def __init__(self, channel: Any):
+        super().__init__()
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._channel.push.remote({"logged": (record.levelno, record.getMessage())})
 
 
 def try_out(values: dict[str, Any], resources: dict[str, float]) -> None:

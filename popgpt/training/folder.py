@@ -8,8 +8,9 @@ import math
 import re
 import tempfile
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 ERROR = "error.txt"
+MARK = ".mark"
 DRIVER_LOCK = ".driver.lock"
 WRITER_LOCK = ".lock"
 PATIENCE_SECONDS = 20.0
@@ -41,6 +43,29 @@ def state_names(folder: Folder) -> list[str]:
 def last_state(folder: Folder) -> str | None:
     """The newest file to go on from."""
     return next(iter(state_names(folder)), BEST if BEST in folder.names() else None)
+
+
+def mark(folder: Folder) -> str:
+    """Leave a word in the folder that nothing else can know, and return it."""
+    token = uuid.uuid4().hex
+    make(folder)
+    folder.write(MARK, token.encode())
+    return token
+
+
+def check_shared(folder: Folder, token: str, node: str) -> None:
+    """Raises UserError where the folder is not the one that was marked, but one of the same name on another node."""
+    deadline = time.monotonic() + PATIENCE_SECONDS  # a file server may be late
+    while True:
+        with suppress(OSError):
+            if folder.read(MARK) == token.encode():
+                return
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"out_dir={folder.where} on node {node} is not the folder that the driver sees: "
+                f"give one that all nodes share, or a URI such as s3://bucket/run"
+            )
+        time.sleep(0.2)
 
 
 @contextmanager

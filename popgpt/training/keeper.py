@@ -19,7 +19,7 @@ UNFINISHED = re.compile(r"\.(ckpt\.pt|state-\d+\.pt|metrics\.jsonl|result\.json|
 
 
 class Keeper:
-    """Writes a run's folder, on the main worker; on the others it does nothing. Use as a context, for as long as it runs.
+    """Writes a run's folder, on the main worker; on the others it does nothing. Use as a context around the run.
 
     At most one state is being written; the next waits for it. A disk that is full is found out afterwards: `failed`
     says so, and leaving the context raises UserError.

@@ -159,8 +159,8 @@ def memory_advice(config: Config) -> str:
     """What to do where memory does not suffice."""
     return (
         f"out of memory with batch_size={config.batch_size}, block_size={config.block_size}, "
-        f"d_model={config.d_model}, n_layer={config.n_layer}: lower batch_size, and raise gradient_accumulation_steps by "
-        f"the same factor to train on as many rows an iteration"
+        f"d_model={config.d_model}, n_layer={config.n_layer}: lower batch_size, and raise gradient_accumulation_steps "
+        f"by the same factor to train on as many rows an iteration"
     )
 
 

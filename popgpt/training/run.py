@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from popgpt.training import checkpoint, folder
 from popgpt.training.optim import make_optimizers
 from popgpt.training.world import World
 
+logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 WEIGHTS = ("n_layer", "d_model", "n_head", "block_size", "bias")
 ORDER = ("seed", "rows_per_iteration", "align_to_lines", "isolate_lines", "mask_before_token", "mask_per_line")
@@ -46,6 +48,8 @@ def begin(config: Config, dataset: Dataset, world: World) -> Run:
     state = checkpoint.load_latest(Folder(config.out_dir))
     if state:
         restore(run, state, config, dataset)
+        on = f" on {world.size} workers" if world.size > 1 else ""
+        logger.info("going on with the run in %s after iteration %d%s", config.out_dir, run.iteration, on)
     elif config.init_from == "resume":
         raise UserError(f"out_dir={config.out_dir} holds no run to resume; start one with init_from=scratch")
     elif config.init_from != "scratch":

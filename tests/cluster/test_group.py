@@ -14,7 +14,8 @@ import torch
 from popgpt.cluster import session
 from popgpt.config import Config, UserError
 from popgpt.data.dataset import ensure_dataset
-from popgpt.training.folder import read_metrics
+from popgpt.files import Folder
+from popgpt.training.folder import last_state, read_metrics
 from popgpt.training.loop import Row, fit
 from popgpt.training.world import World
 
@@ -36,7 +37,7 @@ def train(config: Config, resources: session.Resources, should_stop: Callable[[]
 
 
 def losses(config: Config) -> list[float]:
-    return [row["train_loss"] for row in read_metrics(Path(config.out_dir) / "metrics.jsonl")]
+    return [row["train_loss"] for row in read_metrics(Folder(config.out_dir))]
 
 
 def test_any_number_of_workers_gives_the_losses_of_one_process(
@@ -67,29 +68,32 @@ def test_workers_that_are_asked_to_stop_save_their_state(tiny: Make, resources: 
     metrics = Path(config.out_dir) / "metrics.jsonl"
     result = train(config, resources, lambda: metrics.exists() and metrics.read_text().count("\n") > 3)
     assert result["status"] == "interrupted"
-    assert (Path(config.out_dir) / "last.pt").exists()
+    assert last_state(Folder(config.out_dir)) == f"state-{result['last_iteration']}.pt"
     on = config.model_copy(update={"init_from": "resume", "max_iters": result["last_iteration"] + 2})
     assert train(on, resources)["last_iteration"] == result["last_iteration"] + 2
 
 
-def test_a_worker_that_is_killed_is_told_in_one_line(tiny: Make, resources: session.Resources) -> None:
-    config = tiny(max_iters=100_000, eval_interval=5, workers=2)
-    state = Path(config.out_dir) / "last.pt"
+def test_workers_that_fail_too_often_are_told_of_in_one_line(tiny: Make, resources: session.Resources) -> None:
+    config = tiny(max_iters=100_000, eval_interval=5, workers=2, max_failures=0)
     killed = False
 
     def kill_once() -> bool:
         nonlocal killed
-        if state.exists() and not killed:
-            listed = subprocess.run(["pgrep", "-f", "ray::RayTrainWorker"], capture_output=True, text=True)
-            ours = [int(pid) for pid in listed.stdout.split() if descends(int(pid), os.getpid())]
-            os.kill(ours[0], signal.SIGKILL)
+        if last_state(Folder(config.out_dir)) and not killed:
+            os.kill(worker_pids()[0], signal.SIGKILL)
             killed = True
         return False
 
-    with pytest.raises(UserError, match=r"the workers failed: a worker's process died; go on with init_from=resume"):
+    with pytest.raises(UserError, match=r"the workers failed: a worker's process died; the same command goes on"):
         train(config, resources, kill_once)
     assert killed
     assert (Path(config.out_dir) / "error.txt").read_text()
+
+
+def worker_pids() -> list[int]:
+    """The processes of this driver's group."""
+    listed = subprocess.run(["pgrep", "-f", "ray::RayTrainWorker"], capture_output=True, text=True)
+    return [int(pid) for pid in listed.stdout.split() if descends(int(pid), os.getpid())]
 
 
 def descends(pid: int, ancestor: int) -> bool:

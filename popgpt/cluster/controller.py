@@ -1,0 +1,42 @@
+"""What Ray Train's controller tells the driver: how to end it, and why workers failed. It is a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray.train import UserCallback
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2._internal.execution.callback import ControllerCallback
+
+
+class Handle(ControllerCallback):  # type: ignore[misc]
+    """Hands the driver the controller, which alone can abort a group."""
+
+    def __init__(self, channel: Any):
+        self._channel = channel
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        self._channel.push.remote({"controller": ray.get_runtime_context().current_actor})
+
+
+class Failures(UserCallback):  # type: ignore[misc]
+    """Tells why workers failed, each time they do."""
+
+    def __init__(self, channel: Any):
+        self._channel = channel
+
+    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, BaseException]) -> None:
+        self._channel.push.remote({"failed": cause(worker_exceptions)})
+
+
+def cause(failures: Mapping[int, BaseException]) -> str:
+    """Why a group failed, in one line. A process that died goes before what its death did to the others."""
+    deaths = [e.health_check_failure for e in failures.values() if isinstance(e, WorkerHealthCheckFailedError)]
+    if any(isinstance(death, ray.exceptions.OutOfMemoryError) for death in deaths):
+        return "a worker was killed for want of memory"
+    if deaths:
+        return "a worker's process died"
+    lines = [line.strip() for error in failures.values() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else "the workers ended without a result"
