@@ -132,14 +132,14 @@ def skip(run: Run, loss: float, norm: float, learning_rate: float, config: Confi
     logger.warning("iteration %d is skipped: its loss or gradient is not finite", run.iteration + 1)
 
 
-class NotFinite(UserError):
+class NotFiniteError(UserError):
     """A loss or gradient is infinite or no number."""
 
 
 def check_finite(value: float, iteration: int, learning_rate: float, what: str = "loss") -> None:
-    """Raises NotFinite with what to change."""
+    """Raises NotFiniteError with what to change."""
     if not math.isfinite(value):
-        raise NotFinite(
+        raise NotFiniteError(
             f"the {what} is not finite at iteration {iteration} (learning_rate={learning_rate:g}); "
             f"lower learning_rate, raise warmup_iters or set grad_clip"
         )
@@ -150,7 +150,7 @@ def told_plainly(config: Config) -> Iterator[None]:
     """Says what there is to go on from where a loss is not finite, and what to lower where memory does not suffice."""
     try:
         yield
-    except NotFinite as error:
+    except NotFiniteError as error:
         run_folder = Folder(config.out_dir)
         last = folder.last_state(run_folder)
         raise UserError(f"{error}; the last good state is {run_folder.at(last)}" if last else str(error)) from None
