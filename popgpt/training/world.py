@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +52,32 @@ class World:
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = flat[start : start + gradient.numel()].view_as(gradient)
             start += gradient.numel()
+
+    def owners(self, costs: Sequence[float]) -> list[int]:
+        """The worker that does each piece of work: the dearest first, to whoever has least so far."""
+        loads = [0.0] * self.size
+        owners = [0] * len(costs)
+        for piece in sorted(range(len(costs)), key=lambda piece: -costs[piece]):
+            owners[piece] = loads.index(min(loads))
+            loads[owners[piece]] += costs[piece]
+        return owners
+
+    def from_owners(self, tensors: Iterable[Tensor], owners: Sequence[int]) -> Iterable[Tensor]:
+        """Each tensor as its owner has it, to the bit, in one exchange; of the others' only shape and type are read."""
+        if self.size == 1:
+            return tensors
+        tensors = list(tensors)
+        received = list(tensors)
+        exchanges = []
+        for owner in sorted(set(owners)):
+            held = [index for index, other in enumerate(owners) if other == owner]
+            flat = torch.cat([tensors[index].flatten() for index in held])
+            for index, part in zip(held, torch.split(flat, [tensors[index].numel() for index in held]), strict=True):
+                received[index] = part.view(tensors[index].shape)
+            exchanges.append(dist.broadcast(flat, owner, async_op=True))
+        for exchange in exchanges:
+            exchange.wait()
+        return received
 
     def _reduce(self, tensor: Tensor) -> None:
         if self.size > 1:
