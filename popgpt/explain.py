@@ -161,7 +161,7 @@ def probe(config: Config, dataset: Dataset, rows: Rows) -> dict[str, float]:
 
     world = World(pick_device(config.device))
     model = GPT(config, len(dataset.meta.vocabulary)).to(world.device)
-    run = Run(model, make_optimizers(model, config))
+    run = Run(model, make_optimizers(model, config, world))
     forward = torch.compile(model) if config.compile else model
     seconds: list[float] = []
     started = time.perf_counter()

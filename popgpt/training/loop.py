@@ -153,7 +153,7 @@ def dropout_keys(config: Config, row_numbers: np.ndarray, device: torch.device) 
 def begin(config: Config, dataset: Dataset, world: World) -> Run:
     """A new run, or the one that `init_from` names."""
     model = GPT(config, len(dataset.meta.vocabulary)).to(world.device)
-    run = Run(model, make_optimizers(model, config), init_from=config.init_from)
+    run = Run(model, make_optimizers(model, config, world), init_from=config.init_from)
     if config.init_from == "resume":
         restore(run, checkpoint.load_latest(Path(config.out_dir)), config, dataset)
     elif config.init_from != "scratch":
