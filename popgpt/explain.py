@@ -157,8 +157,9 @@ def probe(config: Config, dataset: Dataset, rows: Rows) -> dict[str, float]:
     from popgpt.training.evaluation import evaluate
     from popgpt.training.loop import Run, train_step
     from popgpt.training.optim import make_optimizers
-    from popgpt.training.world import World, pick_device
+    from popgpt.training.world import World, keep_freed_memory, pick_device
 
+    keep_freed_memory()
     world = World(pick_device(config.device))
     model = GPT(config, len(dataset.meta.vocabulary)).to(world.device)
     run = Run(model, make_optimizers(model, config, world))

@@ -24,7 +24,7 @@ from popgpt.model.gpt import GPT
 from popgpt.training import checkpoint, folder
 from popgpt.training.evaluation import batch_loss, evaluate
 from popgpt.training.optim import lr_at, make_optimizers, set_lr, trainable
-from popgpt.training.world import World
+from popgpt.training.world import World, keep_freed_memory
 
 Row = dict[str, Any]
 WEIGHTS = ("n_layer", "d_model", "n_head", "block_size", "bias")
@@ -62,6 +62,7 @@ def fit(
         UserError: nothing to resume, a run that is in the way, a loss that is not finite.
     """
     started = time.perf_counter()
+    keep_freed_memory()
     out_dir = Path(config.out_dir)
     with folder.claimed(out_dir) if world.is_main else nullcontext():
         run = begin(config, dataset, world)
