@@ -85,7 +85,9 @@ def main(words: list[str]) -> None:
         by_workers = [[rate[clock] for rate in rates[workers]] for workers in WORKERS]
         for workers, values in zip(WORKERS, by_workers, strict=True):
             print(f"{name}, {workers} workers: {spread(values)} lines/s")
-        print(f"{name}, ratio of neighbours: {spread([two / one for one, two in zip(*by_workers, strict=True)])}")
+        fastest = max(by_workers[1]) / max(by_workers[0])
+        ratios = spread([two / one for one, two in zip(*by_workers, strict=True)])
+        print(f"{name}, ratio of neighbours: {ratios}; of the fastest of each: {fastest:.2f}")
 
 
 if __name__ == "__main__":
