@@ -5,12 +5,9 @@ Nothing heavy is imported here: the channel is a process of its own, which every
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import ray
-
-ASK_SECONDS = 0.2
 
 
 @ray.remote(num_cpus=0)
@@ -36,19 +33,15 @@ class Channel:
 
 
 class StopFlag:
-    """Whether the driver wants to stop, without waiting for its answer, and asked now and then: asking costs time."""
+    """Whether the driver wants to stop, without waiting for its answer."""
 
     def __init__(self, channel: Any):
         self._channel = channel
         self._answer = channel.stopped.remote()
         self._stopped = False
-        self._look_at = 0.0
 
     def __call__(self) -> bool:
-        if self._stopped or time.monotonic() < self._look_at:
-            return self._stopped
-        self._look_at = time.monotonic() + ASK_SECONDS
-        if ray.wait([self._answer], timeout=0)[0]:
+        if not self._stopped and ray.wait([self._answer], timeout=0)[0]:
             self._stopped = ray.get(self._answer)
             self._answer = self._channel.stopped.remote()
         return self._stopped
