@@ -69,7 +69,7 @@ def train_on_workers(
         group.end(listener.controller)
         ray.kill(channel)
         shutil.rmtree(scratch, ignore_errors=True)
-    return listener.outcome(group.failure)
+    return listener.outcome(group.failure, stopping)
 
 
 class Listener:
@@ -115,13 +115,13 @@ class Listener:
                 ray.kill(worker)
             self._workers.clear()
 
-    def outcome(self, failure: BaseException | None) -> Row:
+    def outcome(self, failure: BaseException | None, stopping: bool) -> Row:
         """The result, or the exception that stands for there being none."""
         if self.error:
             raise UserError(self.error)
         if self._result:
             return self._result
-        if failure is None:
+        if stopping or failure is None:
             raise KeyboardInterrupt
         raise UserError(describe_failure(failure, self._config)) from failure
 
