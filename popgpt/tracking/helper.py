@@ -10,15 +10,13 @@ from typing import Any
 from popgpt.tracking.failure import failure
 from popgpt.tracking.identity import Identity
 
-NICENESS = 10
-
 
 def main() -> None:
-    """Serve `python -c ... SERVICE URI`: a request a line on standard input, an answer a line on standard output,
-    until the input ends.
+    """Serve, with arguments SERVICE URI NICENESS: a request a line on standard input, an answer a line on standard
+    output, until the input ends.
     """
-    service, uri = sys.argv[1:]
-    os.nice(NICENESS)
+    service, uri, niceness = sys.argv[1:]
+    os.nice(int(niceness))
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is no answer
     connection: Any = None

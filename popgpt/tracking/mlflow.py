@@ -31,8 +31,9 @@ ENVIRONMENT = {
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The file of an SQLite store, absolute; None for another kind of store."""
-    return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
+    """The file of an SQLite store, absolute; None for another kind of store, and for SQLite's own `file:` names."""
+    path = uri.removeprefix("sqlite:///")
+    return Path(path).absolute() if uri != path and not path.startswith("file:") else None
 
 
 @dataclass

@@ -17,7 +17,7 @@ from popgpt.config import Config
 from popgpt.tracking import identity
 from popgpt.tracking.identity import Identity, params_of, tags_of
 from popgpt.tracking.mlflow import METRICS_A_CALL, sqlite_path
-from popgpt.tracking.sender import PATIENCE_SECONDS, Operation, Sender
+from popgpt.tracking.sender import Operation, Sender
 
 
 def tracking_uri() -> str:
@@ -143,10 +143,11 @@ def flush(timeout: float = 30.0) -> bool:
     """Send what is queued, at most `timeout` seconds long, and less where a service did not answer before. Whether
     everything was sent. Each run's folder keeps what is needed to send the rest.
     """
-    now = time.monotonic()
+    deadline = time.monotonic() + timeout
     senders = list(_senders.values())
-    deadlines = [now + (timeout if one.hurry() else min(timeout, PATIENCE_SECONDS)) for one in senders]
-    sent = [one.wait(deadline) for one, deadline in zip(senders, deadlines, strict=True)]
+    for one in senders:
+        one.hurry()
+    sent = [one.wait(deadline) for one in senders]
     for run in dict.fromkeys(run for one in senders for run in one.runs):
         run.keep()
     return all(sent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -26,6 +27,7 @@ GATHER_SECONDS = 1.0
 RETRY_SECONDS = (2.0, 60.0)
 PATIENCE_SECONDS = 5.0
 ARTIFACT_TRIES = 5
+NICENESS = 10  # training comes first
 LABELS = {"mlflow": "MLflow", "wandb": "W&B"}
 
 
@@ -79,17 +81,24 @@ class Helper:
             raise UnsentError(answer["error"], answer["refused"], answer["answered"])
         return answer["id"]
 
+    def stop(self) -> None:
+        """End the process at once, whatever it is at."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+
     def close(self) -> None:
-        """End the process, once it has done what it is at."""
-        if self._process and self._process.stdin:
+        """Close what is left of a process that has ended, once nobody asks it any more."""
+        for pipe in (self._process.stdin, self._process.stdout) if self._process else ():
             with suppress(OSError):
-                self._process.stdin.close()
+                if pipe:
+                    pipe.close()
 
     def _begin(self) -> subprocess.Popen[str]:
         root = str(Path(__file__).parents[2])
         paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         return subprocess.Popen(
-            [sys.executable, "-c", "from popgpt.tracking.helper import main; main()", *self._arguments],
+            [sys.executable, "-c", "from popgpt.tracking.helper import main; main()", *self._arguments, str(NICENESS)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -112,9 +121,11 @@ class Sender:
         self._changed = threading.Condition()
         self._hurry = False
         self._failures = 0
+        self._doubtful = False  # it did not answer before `hurry`, nor since
         self._warned = False
         self._closed = False
-        threading.Thread(target=self._work, name=f"popgpt-{service}", daemon=True).start()
+        self._thread = threading.Thread(target=self._work, name=f"popgpt-{service}", daemon=True)
+        self._thread.start()
 
     def put(self, run: Run, operation: Operation) -> None:
         with self._changed:
@@ -123,24 +134,30 @@ class Sender:
             self._queue.append((run, operation))
             self._changed.notify_all()
 
-    def hurry(self) -> bool:
-        """Send at once, whatever pause is on. Whether the service answered so far."""
+    def hurry(self) -> None:
+        """Send at once, whatever pause is on."""
         with self._changed:
-            answered = not self._failures
-            self._hurry, self._failures = bool(self._queue), 0
+            self._doubtful, self._failures = self._failures > 0, 0
+            self._hurry = bool(self._queue)
             self._changed.notify_all()
-            return answered
 
     def wait(self, deadline: float) -> bool:
-        """Until the queue is empty, an attempt has failed, or `deadline` (monotonic seconds). Whether all was sent."""
+        """Until the queue is empty, an attempt has failed, or `deadline` (monotonic seconds), which comes early for a
+        service that did not answer and still does not. Whether all was sent. Call `hurry` before.
+        """
         with self._changed:
-            seconds = max(0.0, deadline - time.monotonic())
-            self._changed.wait_for(lambda: self._failures or not self._queue, seconds)
+            patience = min(deadline, time.monotonic() + PATIENCE_SECONDS) if self._doubtful else deadline
+            self._changed.wait_for(lambda: self._settled() or not self._doubtful, patience - time.monotonic())
+            if not self._doubtful:
+                self._changed.wait_for(self._settled, deadline - time.monotonic())
             sent = not self._queue and not any(run.refused.get(self.service) for run in self.runs)
             late = self._queue[0][0] if self._queue and not self._failures else None
         if late:
             self._warn(late, "has not answered in time")
         return sent
+
+    def _settled(self) -> bool:
+        return self._failures > 0 or not self._queue
 
     def unsent(self, run: Run) -> list[Operation]:
         """What still waits for a run, and what was refused."""
@@ -148,11 +165,13 @@ class Sender:
             return [*run.refused.get(self.service, []), *(o for owner, o in self._queue if owner is run)]
 
     def close(self) -> None:
-        """Send no more, and warn no more. For tests: a process that ends needs none of it."""
+        """Send no more, and warn no more. For those who go on; a process that ends needs none of it."""
         with self._changed:
             self._closed = self._warned = True
             self._queue.clear()
             self._changed.notify_all()
+        self._helper.stop()
+        self._thread.join()
         self._helper.close()
 
     def _work(self) -> None:
@@ -211,7 +230,7 @@ class Sender:
             for item in items:
                 if item in self._queue:
                     self._queue.remove(item)
-            self._failures = 0
+            self._failures, self._doubtful = 0, False
             self._changed.notify_all()
 
     def _warn(self, run: Run, what: str) -> None:
@@ -222,9 +241,9 @@ class Sender:
             return
         while run.parent:
             run = run.parent
-        remedy = "what is not sent by then goes with the next process of the run"
+        remedy = "what is unsent at its end is kept for when it goes on"
         if self.service == "mlflow" and run.folder:
-            remedy = f"what is not sent at its end, `python -m popgpt.track sync {run.folder}` sends"
+            remedy = f"what is unsent at its end, send by `python -m popgpt.track sync {shlex.quote(str(run.folder))}`"
         logging.getLogger("popgpt").warning("%s %s; the run goes on, and %s", LABELS[self.service], what, remedy)
 
 
