@@ -19,32 +19,14 @@ from hypothesis import strategies as st
 
 from popgpt import tracking
 from popgpt.config import Config, make_config
-from popgpt.tracking import Run, helper, identity, sender
-from popgpt.tracking.failure import failure
+from popgpt.tracking import Run, identity, sender
 from popgpt.tracking.identity import Identity
 from popgpt.tracking.sender import Operation, UnsentError
-from tests.services import client
+from tests.services import Inside, client
 
 CONFIG = make_config({})
 SILENT = make_config({"mlflow_log": False})
 WANDB = make_config({"mlflow_log": False, "wandb_log": True})
-
-
-class Inside(sender.Helper):
-    """The process that sends, in this one: MLflow's import is paid once."""
-
-    connections: dict[str, Any] = {}  # noqa: RUF012
-
-    def ask(self, run: Identity, operation: Operation) -> Any:
-        try:
-            service, uri = self._arguments
-            if uri not in self.connections:
-                self.connections[uri] = helper.connect(service, uri)
-            request = {"kind": operation.kind, "data": operation.data, "run": vars(run)}
-            return helper.perform(self.connections[uri], json.loads(json.dumps(request)))
-        except Exception as error:
-            told = failure(error)
-            raise UnsentError(told["error"], told["refused"], told["answered"]) from None
 
 
 @pytest.fixture(autouse=True)
@@ -55,16 +37,6 @@ def senders_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for one in senders.values():
         one.close()
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """An SQLite store's file, which takes seconds to make."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    Inside("mlflow", f"sqlite:///{path}").ask(
-        Identity(f"sqlite:///{path}", "e", "n"), Operation("start", [None, False])
-    )
-    return path.read_bytes()
 
 
 @pytest.fixture
@@ -312,7 +284,7 @@ def test_a_process_that_sends_and_dies_is_replaced(
         ("refused", "does not answer (Connection refused)"),
         ("silent", "has not answered in time"),
         ("forbidden", "refuses the start of a run (API request"),
-        ("no store", "does not answer (Not a directory)"),
+        ("no store", "does not answer (File exists)"),
         ("read-only", "refuses the start of a run (attempt to write a readonly database)"),
     ],
 )
@@ -338,8 +310,8 @@ def test_a_service_that_does_not_record_costs_one_warning(
     kept = identity.read(tmp_path / "run")
     assert kept
     assert (kept.status, kept.ids, kept.params) == ("completed", {}, {"d_model": "64"})
-    (warned,) = caplog.records
-    assert (warned.name, warned.levelno) == ("popgpt", logging.WARNING)
+    (warned,) = (record for record in caplog.records if record.name == "popgpt")
+    assert warned.levelno == logging.WARNING
     assert warned.getMessage().startswith(f"MLflow {said}")
 
 
