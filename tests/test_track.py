@@ -73,10 +73,10 @@ def test_a_run_that_was_never_recorded_is_sent_once(
         assert track.main(["sync", str(run_dir)]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first == (
-        "run out: 123 of 123 values were missing, sent; sent too: parameters and tags, config.yaml, result.json, "
+        "run out: 122 of 122 values were missing, sent; sent too: parameters and tags, config.yaml, result.json, "
         "ckpt.pt, status completed"
     )
-    assert second == "run out: 0 of 123 values were missing"
+    assert second == "run out: 0 of 122 values were missing"
     (run,) = runs(store)
     assert (run.info.run_name, run.info.status, run.data.tags["status"]) == ("out", "FINISHED", "completed")
     assert run.data.params["d_model"] == "16"
@@ -93,7 +93,7 @@ def test_only_what_is_missing_is_sent(store: str, tmp_path: Path, capsys: pytest
         folder.append_metrics(run_dir, row)
     (run_dir / "ckpt.pt").write_text("others!")
     track.main(["sync", str(run_dir)])
-    assert capsys.readouterr().out.splitlines()[1] == "run out: 30 of 153 values were missing, sent; sent too: ckpt.pt"
+    assert capsys.readouterr().out.splitlines()[1] == "run out: 30 of 152 values were missing, sent; sent too: ckpt.pt"
     (run,) = runs(store)
     assert history(store, run.info.run_id) == logged(run_dir)
 
@@ -111,16 +111,16 @@ def test_it_may_be_interrupted_anywhere(store: str, tmp_path: Path, monkeypatch:
     from mlflow import MlflowClient
 
     monkeypatch.setattr("popgpt.tracking.mlflow.METRICS_A_CALL", 50)
-    for name in ("create_experiment", "create_run", "log_batch", "log_artifact", "set_terminated"):
+    for name in ("create_experiment", "create_run", "log_batch", "set_terminated"):
         monkeypatch.setattr(MlflowClient, name, interrupted(getattr(MlflowClient, name)))
     interruptions = 0
-    while True:
+    while interruptions < 20:
         try:
             track.sync(run_dir)
             break
         except KeyboardInterrupt:
             interruptions += 1
-    assert interruptions > 6
+    assert 6 < interruptions < 20
     (run,) = runs(store)
     assert history(store, run.info.run_id) == logged(run_dir)
     assert run.info.status == "FINISHED"

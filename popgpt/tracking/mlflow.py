@@ -71,7 +71,7 @@ class Mlflow:
         from mlflow import MlflowClient
 
         for name in ("mlflow", "alembic", "urllib3.connectionpool"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised, and told in one line
         path = sqlite_path(uri)
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -66,6 +66,7 @@ class Helper:
         request = {"kind": operation.kind, "data": operation.data, "run": asdict(run)}
         try:
             if self._process is None or self._process.poll() is not None:
+                self.close()
                 self._process = self._begin()
             assert self._process.stdin
             assert self._process.stdout
