@@ -210,15 +210,15 @@ class Training:
     def wait_for_rows(self, count: int) -> None:
         until(lambda: len(identity.rows(self.out_dir)) >= count)
 
-    def the_run(self, port: int) -> Any:
-        """The one run of the experiment, which has every value once."""
+    def the_run(self, port: int, last: int = 1200) -> Any:
+        """The one run of the experiment, which has every value up to the last iteration once."""
         uri = f"http://127.0.0.1:{port}"
         api = client(uri)
         (run,) = api.search_runs([api.get_experiment_by_name(self.out_dir.parent.name).experiment_id])
         steps = history(uri, run.info.run_id)
         assert all(max(Counter(found).values()) == 1 for found in steps.values())
         assert steps == logged(self.out_dir)
-        assert max(steps["train_loss"]) == 1200
+        assert max(steps["train_loss"]) == last
         return run
 
 
@@ -290,7 +290,7 @@ def test_a_run_that_is_killed_and_goes_on_is_one_run(
 ) -> None:
     proxy.open()
     training = Training(proxy, tmp_path / "out", shared_data)
-    process = training.start()
+    process = training.start("max_iters=1000000")
 
     def recorded() -> bool:
         kept = identity.read(tmp_path / "out")
@@ -301,10 +301,10 @@ def test_a_run_that_is_killed_and_goes_on_is_one_run(
     until(recorded)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    assert max(logged(tmp_path / "out")["train_loss"]) < 1200
-    process = training.start("init_from=resume")
+    last = max(logged(tmp_path / "out")["train_loss"]) + 50
+    process = training.start("init_from=resume", f"max_iters={last}", "lr_decay_iters=1000000")
     errors = process.communicate(timeout=200)[1]
     assert process.returncode == 0, errors
-    run = training.the_run(mlflow_port)
+    run = training.the_run(mlflow_port, last)
     assert run.info.status == "FINISHED"
-    assert run.data.params["max_iters"] == "1200"
+    assert run.data.params["max_iters"] == "1000000", "parameters are logged once"
