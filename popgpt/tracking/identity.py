@@ -64,9 +64,11 @@ def read(folder: Path) -> Identity | None:
     """The identity kept in a folder; None where there is none that can be read."""
     try:
         kept = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return Identity(**{f.name: kept[f.name] for f in fields(Identity) if f.name in kept})
+        found = Identity(**{f.name: kept[f.name] for f in fields(Identity) if f.name in kept})
     except (OSError, ValueError, TypeError):
         return None
+    found.unsent = found.unsent if isinstance(found.unsent, list) else []  # an object before 0.1.0
+    return found
 
 
 def write(folder: Path, identity: Identity) -> None:
