@@ -406,3 +406,13 @@ def test_a_call_keeps_the_order_of_its_run_and_the_limit(kinds: list[tuple[int, 
 
 def test_retries_come_later_and_later() -> None:
     assert [sender.retry_pause(n) for n in (0, 1, 2, 3, 9)] == [1.0, 2.0, 4.0, 8.0, 60.0]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"uri": "u"', '{"uri": "u", "experiment": "e", "name": "n", "unsent": {"mlflow": []}}']
+)
+def test_whatever_tracking_json_holds_a_run_is_begun(store: str, tmp_path: Path, text: str) -> None:
+    (tmp_path / "tracking.json").write_text(text)
+    run = begin(folder=tmp_path, resume=True)
+    assert tracking.flush(60)
+    assert client(store).get_run(run.id).info.status == "RUNNING"
