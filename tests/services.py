@@ -53,6 +53,7 @@ def server(folder: Path) -> Iterator[int]:
     """An MLflow server on an SQLite store in `folder`, while the context lasts. Yields its port."""
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--uvicorn-opts", "--timeout-keep-alive 60"]  # longer than a slow proxy takes
     stores = ["--backend-store-uri", f"sqlite:///{folder}/s.db", "--artifacts-destination", str(folder / "artifacts")]
     process = subprocess.Popen([*command, *stores], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
     try:

