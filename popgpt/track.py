@@ -78,9 +78,8 @@ def connected(uri: str) -> Iterator[Mlflow]:
     """MLflow at `uri`, whose errors end as ConnectionError."""
     from popgpt.tracking.mlflow import Mlflow, reaching
 
-    mlflow = Mlflow(uri)
     with reaching(uri):
-        yield mlflow
+        yield Mlflow(uri)
 
 
 @contextmanager

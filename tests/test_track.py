@@ -178,6 +178,18 @@ def test_a_service_that_does_not_answer_is_said_in_one_line(tmp_path: Path) -> N
     assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
 
 
+@pytest.mark.parametrize("kind", ["read-only", "no store"])
+def test_a_store_that_refuses_is_said_in_one_line(
+    kind: str, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "no store":
+        (tmp_path / "mlflow.db").write_text("not a database, but text that is longer than its header would be" * 100)
+    else:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///file:{tmp_path}/mlflow.db?mode=ro&uri=true")
+    with pytest.raises(ConnectionError, match=r"^MLflow at sqlite:///\S+ refuses \(.*database\)$"):
+        track.sync(make_run(tmp_path / "out"))
+
+
 @pytest.fixture(scope="module")
 def mlflow_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     with server(tmp_path_factory.mktemp("server")) as port:

@@ -50,11 +50,14 @@ class Known:
 @contextmanager
 def reaching(uri: str) -> Iterator[None]:
     """Raises ConnectionError, in one line, for what the client raises inside."""
-    from mlflow.exceptions import MlflowException
-
     try:
         yield
-    except MlflowException as error:
+    except Exception as error:
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        if not isinstance(error, MlflowException | SQLAlchemyError):
+            raise
         told = failure(error)
         what = "refuses" if told["answered"] else "does not answer"
         raise ConnectionError(f"MLflow at {uri} {what} ({told['error']})") from None
