@@ -1,0 +1,260 @@
+"""OUT/report.html: what a sweep found on one page that needs nothing else, neither a network nor scripts."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from popgpt.sweep import charts, findings
+from popgpt.sweep.axes import Axis
+from popgpt.sweep.charts import NARROW, WIDE, tag
+from popgpt.sweep.findings import NAMES, Comparison, Content
+from popgpt.sweep.importance import Study
+from popgpt.sweep.report import Trial, best_row, iterations
+from popgpt.sweep.style import CSS
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def page(content: Content, study: Study, out_dir: str) -> str:
+    """The page of a sweep. content: of sweep.json; out_dir: the sweep's folder, for the commands and the title."""
+    name = out_dir.rstrip("/").split("/")[-1]
+    level = findings.comparison(content)
+    sections = [
+        _header(content, name),
+        _answer(content),
+        _again(content, out_dir),
+        _finalists(content),
+        _trials(content),
+        _curves(content),
+        _parameters(content, level, study),
+        _compute(content),
+    ]
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f"<title>{html.escape(name)}: sweep report</title><style>{CSS}</style>"
+    )
+    body = "\n".join(filter(None, sections))
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body><main>\n{body}\n</main></body></html>\n'
+
+
+def _section(title: str, *content: str) -> str:
+    return tag("section", tag("h2", title), *content)
+
+
+def _p(words: str, class_: str | None = None) -> str:
+    return tag("p", html.escape(words), class_=class_)
+
+
+def _header(content: Content, name: str) -> str:
+    trials = len(content["trials"])
+    counted = f"{trials} trial{'' if trials == 1 else 's'}" + (f": {findings.statuses(content)}" if trials else "")
+    return tag(
+        "header",
+        tag("h1", f"Sweep {html.escape(name)}"),
+        _p(f"{counted}. Ranked by {NAMES[content['metric']]} on val."),
+    )
+
+
+def _answer(content: Content) -> str:
+    lead, *rest = findings.answer(content)
+    scored = bool((content.get("best") or {}).get("test"))
+    return tag("div", _p(lead, "lead"), *map(_p, rest), class_="answer" if scored else "answer open")
+
+
+def _again(content: Content, out_dir: str) -> str:
+    command = findings.command(content, out_dir)
+    if command is None:
+        return ""
+    config = findings.config_yaml(content)
+    kept = ""
+    if config is not None:
+        how = "Save this as best.yaml, and train with: python -m popgpt.train best.yaml out_dir=out/again"
+        title = tag("summary", "The config itself, should the sweep's folder be gone")
+        kept = tag("details", title, _p(how, "note"), tag("pre", html.escape(config)))
+    return _section("Train the best again", tag("pre", tag("code", html.escape(command))), kept)
+
+
+def _finalists(content: Content) -> str:
+    finalists = content.get("finalists")
+    if not finalists:
+        return ""
+    best = (content.get("best") or {}).get("id")
+    rows = []
+    for finalist in sorted(finalists, key=lambda each: -_number(each.get("mean"))):
+        seeds = ", ".join(f"{run['seed']}: {findings.shown_score(run, 'exact_match')}" for run in finalist["seeds"])
+        cells = [_td(finalist["id"], "words"), _td(findings.percent(finalist.get("mean"), 2)), _td(seeds, "reason")]
+        rows.append(tag("tr", *cells, class_="winner" if finalist["id"] == best else None))
+    words = "Trained to the full budget with further seeds. The winner is the one with the highest mean on val."
+    heads = [("trial", "words"), ("mean exact match on val", None), ("each seed, with its 95% interval", "words")]
+    return _section("Finalists", _p(words, "note"), _table("Finalists", heads, rows))
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else float("-inf")
+
+
+def _td(words: Any, class_: str | None = None) -> str:
+    return tag("td", html.escape(str(words)), class_=class_)
+
+
+def _table(label: str, heads: list[tuple[str, str | None]], rows: list[str]) -> str:
+    named = [(html.escape(words).replace("_", "_<wbr>"), class_) for words, class_ in heads]
+    head = tag("tr", *(tag("th", words, class_=class_, scope="col") for words, class_ in named))
+    table = tag("table", tag("thead", head), tag("tbody", *rows), class_="small" if len(heads) < 4 else None)
+    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=label)
+
+
+def _trials(content: Content) -> str:
+    if not content["trials"]:
+        return ""
+    names, metric = findings.swept(content), content["metric"]
+    others = [other for other in NAMES if other != metric]
+    heads: list[tuple[str, str | None]] = [("rank", None), ("trial", "words")]
+    heads += [(f"{NAMES[metric]}{', 95% interval' if metric == 'exact_match' else ''}", None)]
+    heads += [(name, "name") for name in names] + [("iterations", None), ("status", "words")]
+    heads += [(NAMES[other], "name") for other in others]
+    axis, best = charts.value_axis(content), (content.get("best") or {}).get("id")
+    ranked = enumerate(findings.ranked(content), 1)
+    rows = [_trial_row(number, trial, content, names, axis, trial["id"] == best) for number, trial in ranked]
+    note = "Each at its best evaluation on val. The higher a score ranks, the more luck is likely in it."
+    return _section("Trials, best first", _p(note, "note"), _table("Trials, best first", heads, rows))
+
+
+def _trial_row(number: int, trial: Trial, content: Content, names: list[str], axis: Axis, best: bool) -> str:
+    metric, row = content["metric"], best_row(trial, content["metric"])
+    low, high = row.get("exact_match_low"), row.get("exact_match_high")
+    score = html.escape(findings.shown_score(row, metric))
+    if metric == "exact_match" and low is not None and high is not None:
+        drawn = charts.whisker(row["exact_match"], low, high, axis, "winner" if best else "")
+        span = f"{findings.percent(low)} to {findings.percent(high)}"
+        score = f"{findings.percent(row['exact_match'])} {drawn}<small>{span}</small>"
+    cells = [_td(number if row else ""), _td(trial["id"], "words"), tag("td", score)]
+    cells += [_td(findings.shown(trial["config"][name]) if name in trial["config"] else "–") for name in names]
+    cells.append(_td(f"{iterations(trial):,}"))
+    reason = tag("small", html.escape(trial["reason"])) if trial.get("reason") else ""
+    cells.append(tag("td", html.escape(trial["status"]), reason, class_="reason"))
+    cells += [_td(findings.shown_value(other, row.get(other))) for other in NAMES if other != metric]
+    return tag("tr", *cells, class_="winner" if best else None)
+
+
+def _figure(draw: Callable[[int], str], caption: str) -> str:
+    drawn = tag("div", draw(WIDE), class_="wide") + tag("div", draw(NARROW), class_="narrow")
+    return tag("figure", drawn, tag("figcaption", caption))
+
+
+def _curves(content: Content) -> str:
+    if not charts.curves(content, WIDE):
+        return ""
+    return _section("Learning curves", _figure(lambda width: charts.curves(content, width), _curve_keys(content)))
+
+
+def _curve_keys(content: Content) -> str:
+    band = " and its 95% interval" if content["metric"] == "exact_match" else ""
+    keys = [_key("var(--accent)", f"best trial{band}")]
+    if content.get("finalists"):
+        keys.append(_key("var(--mid)", "finalists"))
+    keys.append(_key("var(--soft)", "other trials"))
+    for status, word in (("completed", "whole"), ("stopped", "cut"), ("failed", "")):
+        if any(trial["status"] == status for trial in content["trials"]):
+            mark = charts.end_mark((7.0, 6.0), status, "trial")
+            drawn = tag("svg", mark, viewBox="0 0 14 12", aria_hidden="true")
+            keys.append(tag("span", drawn, status, class_="item"))
+    if rungs := findings.rung_iterations(content):
+        factor = content["sweep"]["asha"]["reduction_factor"]
+        numbers = ", ".join(f"{rung:,}" for rung in rungs)
+        keys.append(tag("span", f"At a rung ({numbers}) about one trial in {factor} goes on.", class_="item long"))
+    return tag("span", *keys, class_="keys")
+
+
+def _key(colour: str, words: str) -> str:
+    return tag("span", tag("span", class_="key", style=f"border-color:{colour}"), words, class_="item")
+
+
+def _parameters(content: Content, level: Comparison | None, study: Study) -> str:
+    if level is None or not level.scores or not charts.parameter_axes(content, level):
+        return ""
+    axes = charts.parameter_axes(content, level)
+    worst, best = (
+        sorted(level.scores.values(), reverse=level.metric == "val_loss")[:: max(1, len(level.scores) - 1)][:2]
+        if len(level.scores) > 1
+        else (next(iter(level.scores.values())),) * 2
+    )
+    ends = [findings.shown_value(level.metric, value) for value in (worst, best)]
+    ramp = f'{NAMES[level.metric]} {ends[0]}<span class="ramp"></span>{ends[1]}.'
+    lines = f"A line is a trial: {ramp} {_key('var(--accent)', 'the best trial')}"
+    drawn = [
+        _p(compared(content, level), "note"),
+        tag("h3", "All together"),
+        _figure(lambda width: charts.parallel(content, level, width), tag("span", lines, class_="keys")),
+        tag("h3", "What matters"),
+        _importance(study),
+        tag("h3", "One at a time"),
+        tag("div", *(charts.slice_of(content, level, name, axis) for name, axis in axes.items()), class_="slices"),
+        _p(
+            "Orange: the best trial. Filled: the third of the others that are nearest to it in all other parameters, "
+            "so these show its neighbourhood.",
+            "note",
+        ),
+    ]
+    return _section("What the parameters do", *drawn)
+
+
+def compared(content: Content, level: Comparison) -> str:
+    """Which score the trials are compared by, and why."""
+    end = max((findings.budget(content, trial) for trial in content["trials"]), default=level.iteration)
+    words = f"Trials that stopped early can't be compared at their last score. So here each counts by its {NAMES[level.metric]} at iteration {level.iteration:,} of {end:,}, which {len(level.scores)} of the {level.scored} evaluated trials reached."
+    if level.iteration >= end:
+        words = f"Each trial counts by its {NAMES[level.metric]} at iteration {level.iteration:,}, the end, which {len(level.scores)} of the {level.scored} evaluated trials reached."
+    else:
+        words += " What helps so early need not help in the end."
+    if level.metric != content["metric"]:
+        words += f" The {NAMES[content['metric']]} is the same for all there."
+    return words
+
+
+def _importance(study: Study) -> str:
+    if not study.parameters:
+        return _p(study.note)
+    how = "How much of the variance of the scores is no longer predicted once a parameter's values are shuffled: permutation importance of a random forest, on trials left out of its fit. Whiskers: two standard errors; one that crosses 0 can't be told from nothing."
+    return _p(study.note) + _figure(lambda width: charts.bars(study.parameters, width), how)
+
+
+def _compute(content: Content) -> str:
+    spent = findings.compute(content)
+    if not spent.full:
+        return ""
+    parts = [("run", "var(--bar)", spent.run, "run"), ("saved", "var(--line)", spent.saved, "saved by ASHA")]
+    if spent.lost:
+        parts.append(("lost", "var(--soft)", spent.lost, "not run: failed or still open"))
+    bar = tag(
+        "div",
+        *(tag("div", class_=name, style=f"width:{100 * n / spent.full:.2f}%") for name, _, n, _ in parts),
+        class_="budget",
+        aria_hidden="true",
+    )
+    keys = [
+        tag(
+            "span",
+            tag("span", class_="swatch", style=f"background:{colour}"),
+            f"{n:,} {words} ({findings.percent(n / spent.full, 0)})",
+            class_="item",
+        )
+        for _, colour, n, words in parts
+    ]
+    facts = [("iterations run", f"{spent.run:,}"), ("every trial to its end", f"{spent.full:,}")]
+    if spent.train_seconds is not None:
+        facts.append(("time in training steps", findings.duration(spent.train_seconds)))
+        if spent.seconds_saved >= 1:
+            facts.append(("saved, about", findings.duration(spent.seconds_saved)))
+    tiles = tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in facts), class_="facts")
+    rows = [tag("tr", _td(f"{rung:,}"), _td(reached), _td(stopped)) for rung, reached, stopped in spent.rungs]
+    heads: list[tuple[str, str | None]] = [
+        ("rung, iteration", None),
+        ("trials that reached it", None),
+        ("stopped there", None),
+    ]
+    table = _table("Rungs", heads, rows) if rows else ""
+    return _section("Compute", tiles, bar, tag("p", *keys, class_="keys note"), table)
