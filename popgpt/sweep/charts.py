@@ -416,9 +416,9 @@ def bars(parameters: Sequence[Importance], width: int) -> str:
     return picture(width, bottom + 44, label, *marks)
 
 
-def whisker(value: float, low: float, high: float, axis: Axis, class_: str) -> str:
-    """A score and its interval in a cell of a table; the cell says the numbers."""
-    x = [6 + axis.at(min(max(number, axis.low), axis.high)) * 108 for number in (low, value, high)]
-    marks = [line((6, 9), (114, 9), "grid"), line((x[0], 9), (x[2], 9), "span")]
-    marks.append(tag("circle", cx=x[1], cy=9, r=3.5, class_="point"))
-    return tag("svg", *marks, viewBox="0 0 120 18", class_=f"whisker-cell {class_}", aria_hidden="true")
+def whisker(value: float, low: float, high: float, axis: Axis) -> str:
+    """A score and its interval in a cell of a table; other cells say the numbers."""
+    start, at, end = (2 + axis.at(min(max(number, axis.low), axis.high)) * 86 for number in (low, value, high))
+    span = tag("rect", x=start, y=4.0, width=max(2.0, end - start), height=10, class_="span")
+    marks = [line((2, 9), (88, 9), "grid"), span, line((at, 2), (at, 16), "point")]
+    return tag("svg", *marks, viewBox="0 0 90 18", class_="whisker-cell", aria_hidden="true")

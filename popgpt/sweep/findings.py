@@ -39,6 +39,11 @@ def best_trial(content: Content) -> Trial | None:
     return next((trial for trial in content["trials"] if best and trial["id"] == best["id"]), None)
 
 
+def ranked_finalists(content: Content) -> list[Mapping[str, Any]]:
+    """The finalists, the highest mean first."""
+    return sorted(content.get("finalists") or [], key=lambda each: -(each.get("mean") or 0.0))
+
+
 def rung_iterations(content: Content) -> list[int]:
     """The rungs of all brackets, lowest first."""
     sweep = content.get("sweep") or {}
@@ -211,7 +216,7 @@ def config_yaml(content: Content) -> str | None:
 
 def percent(value: float | None, decimals: int = 1) -> str:
     """A share as a percentage; nothing for None."""
-    return "" if value is None else f"{100 * value:.{decimals}f}%"
+    return "" if value is None else f"{round(100 * value, decimals) + 0.0:.{decimals}f}%"
 
 
 def interval(scores: Mapping[str, Any]) -> str:

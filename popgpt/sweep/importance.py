@@ -69,15 +69,22 @@ def study(content: Content) -> Study:
     columns = [_column(values[name], drawn[name]) for name in varied]
     r2, shares = _forest(columns, list(drawn.values()), [level.scores[trial["id"]] for trial in trials])
     if r2 <= 0:
-        return Study(n, r2, (), f"Too little to say: {_fit(r2)}, so {_trials(n)} tell no more than their mean does.")
+        return Study(
+            n,
+            r2,
+            (),
+            f"Too little to say: what a forest learns of {_trials(n)} tells no more of the others than their mean does ({_fit(r2)}).",
+        )
     found = [Importance(name, *share, sum(drawn[name])) for name, share in zip(varied, shares, strict=True)]
     found.sort(key=lambda each: -each.share)
     weak = "; that is weak, so take the bars as hints" if r2 < WEAK else ""
-    return Study(n, r2, tuple(found), f"{_trials(n)}; {_fit(r2)}{weak}.")
+    return Study(
+        n, r2, tuple(found), f"Of what differs between {_trials(n)} a forest explains {r2:.0%} ({_fit(r2)}){weak}."
+    )
 
 
 def _fit(r2: float) -> str:
-    return f"cross-validated, the forest has R² = {r2:.2f}"
+    return f"cross-validated R² {r2:.2f}"
 
 
 def _trials(n: int) -> str:

@@ -38,14 +38,13 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _finalists(content: Content) -> list[str]:
-    finalists = sorted(content.get("finalists") or [], key=lambda each: -(each.get("mean") or 0.0))
     rows = [
         [
             finalist["id"],
             findings.percent(finalist.get("mean"), 2),
             ", ".join(f"{run['seed']}: {findings.shown_score(run, 'exact_match')}" for run in finalist["seeds"]),
         ]
-        for finalist in finalists
+        for finalist in findings.ranked_finalists(content)
     ]
     heads = ["trial", "mean exact match on val", "each seed, with its 95% interval"]
     return ["## Finalists", table(heads, rows)] if rows else []

@@ -14,6 +14,8 @@ from popgpt.sweep.importance import Study
 from popgpt.sweep.report import Trial, best_row, iterations
 from popgpt.sweep.style import CSS
 
+Heads = list[tuple[str, str | None]]
+"""The names of a table's columns and their classes."""
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -82,28 +84,30 @@ def _finalists(content: Content) -> str:
     if not finalists:
         return ""
     best = (content.get("best") or {}).get("id")
+    seeds = list(dict.fromkeys(run["seed"] for finalist in finalists for run in finalist["seeds"]))
     rows = []
-    for finalist in sorted(finalists, key=lambda each: -_number(each.get("mean"))):
-        seeds = ", ".join(f"{run['seed']}: {findings.shown_score(run, 'exact_match')}" for run in finalist["seeds"])
-        cells = [_td(finalist["id"], "words"), _td(findings.percent(finalist.get("mean"), 2)), _td(seeds, "reason")]
+    for finalist in findings.ranked_finalists(content):
+        scores = {run["seed"]: findings.shown_score(run, "exact_match") for run in finalist["seeds"]}
+        cells = [_td(finalist["id"], "words"), _td(findings.percent(finalist.get("mean"), 2))]
+        cells += [_td(scores.get(seed, "")) for seed in seeds]
         rows.append(tag("tr", *cells, class_="winner" if finalist["id"] == best else None))
-    words = "Trained to the full budget with further seeds. The winner is the one with the highest mean on val."
-    heads = [("trial", "words"), ("mean exact match on val", None), ("each seed, with its 95% interval", "words")]
-    return _section("Finalists", _p(words, "note"), _table("Finalists", heads, rows))
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else float("-inf")
+    words = "Trained to the full budget with further seeds. The one with the highest mean on val is the winner."
+    heads: Heads = [
+        ("trial", "words"),
+        ("mean exact match on val", "name"),
+        *((f"seed {seed}", None) for seed in seeds),
+    ]
+    return _section("Finalists", _p(words, "note"), _table("Finalists", heads, rows, "small"))
 
 
 def _td(words: Any, class_: str | None = None) -> str:
     return tag("td", html.escape(str(words)), class_=class_)
 
 
-def _table(label: str, heads: list[tuple[str, str | None]], rows: list[str]) -> str:
+def _table(label: str, heads: Heads, rows: list[str], class_: str | None = None) -> str:
     named = [(html.escape(words).replace("_", "_<wbr>"), class_) for words, class_ in heads]
     head = tag("tr", *(tag("th", words, class_=class_, scope="col") for words, class_ in named))
-    table = tag("table", tag("thead", head), tag("tbody", *rows), class_="small" if len(heads) < 4 else None)
+    table = tag("table", tag("thead", head), tag("tbody", *rows), class_=class_)
     return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=label)
 
 
@@ -112,31 +116,32 @@ def _trials(content: Content) -> str:
         return ""
     names, metric = findings.swept(content), content["metric"]
     others = [other for other in NAMES if other != metric]
-    heads: list[tuple[str, str | None]] = [("rank", None), ("trial", "words")]
-    heads += [(f"{NAMES[metric]}{', 95% interval' if metric == 'exact_match' else ''}", None)]
-    heads += [(name, "name") for name in names] + [("iterations", None), ("status", "words")]
-    heads += [(NAMES[other], "name") for other in others]
+    heads: Heads = [("rank", None), ("trial", "words"), (NAMES[metric], None)]
+    heads += [("", None), ("95% interval", "words")] if metric == "exact_match" else []
+    heads += [("iterations", None), ("status", "words"), *((name, "name") for name in names)]
+    heads += [*((NAMES[other], "name") for other in others), ("reason", "words")]
     axis, best = charts.value_axis(content), (content.get("best") or {}).get("id")
     ranked = enumerate(findings.ranked(content), 1)
     rows = [_trial_row(number, trial, content, names, axis, trial["id"] == best) for number, trial in ranked]
-    note = "Each at its best evaluation on val. The higher a score ranks, the more luck is likely in it."
-    return _section("Trials, best first", _p(note, "note"), _table("Trials, best first", heads, rows))
+    note = "Each at its best evaluation on val. These numbers were selected on, so the highest are likely too good."
+    return _section("Trials, best first", _p(note, "note"), _table("Trials, best first", heads, rows, "trials"))
 
 
 def _trial_row(number: int, trial: Trial, content: Content, names: list[str], axis: Axis, best: bool) -> str:
     metric, row = content["metric"], best_row(trial, content["metric"])
-    low, high = row.get("exact_match_low"), row.get("exact_match_high")
-    score = html.escape(findings.shown_score(row, metric))
-    if metric == "exact_match" and low is not None and high is not None:
-        drawn = charts.whisker(row["exact_match"], low, high, axis, "winner" if best else "")
-        span = f"{findings.percent(low)} to {findings.percent(high)}"
-        score = f"{findings.percent(row['exact_match'])} {drawn}<small>{span}</small>"
-    cells = [_td(number if row else ""), _td(trial["id"], "words"), tag("td", score)]
+    cells = [_td(number if row else ""), _td(trial["id"], "words"), _td(findings.shown_value(metric, row.get(metric)))]
+    if metric == "exact_match":
+        low, high = row.get("exact_match_low"), row.get("exact_match_high")
+        known = low is not None and high is not None
+        drawn = charts.whisker(row["exact_match"], low, high, axis) if known else ""
+        cells += [
+            tag("td", drawn),
+            _td(f"{findings.percent(low)} to {findings.percent(high)}" if known else "", "words"),
+        ]
+    cells += [_td(f"{iterations(trial):,}"), _td(trial["status"], "words")]
     cells += [_td(findings.shown(trial["config"][name]) if name in trial["config"] else "–") for name in names]
-    cells.append(_td(f"{iterations(trial):,}"))
-    reason = tag("small", html.escape(trial["reason"])) if trial.get("reason") else ""
-    cells.append(tag("td", html.escape(trial["status"]), reason, class_="reason"))
     cells += [_td(findings.shown_value(other, row.get(other))) for other in NAMES if other != metric]
+    cells.append(_td(trial.get("reason") or "", "reason"))
     return tag("tr", *cells, class_="winner" if best else None)
 
 
@@ -165,7 +170,7 @@ def _curve_keys(content: Content) -> str:
     if rungs := findings.rung_iterations(content):
         factor = content["sweep"]["asha"]["reduction_factor"]
         numbers = ", ".join(f"{rung:,}" for rung in rungs)
-        keys.append(tag("span", f"At a rung ({numbers}) about one trial in {factor} goes on.", class_="item long"))
+        keys.append(tag("span", f"At a rung ({numbers}) about one trial in {factor} goes on.", class_="long"))
     return tag("span", *keys, class_="keys")
 
 
@@ -251,10 +256,10 @@ def _compute(content: Content) -> str:
             facts.append(("saved, about", findings.duration(spent.seconds_saved)))
     tiles = tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in facts), class_="facts")
     rows = [tag("tr", _td(f"{rung:,}"), _td(reached), _td(stopped)) for rung, reached, stopped in spent.rungs]
-    heads: list[tuple[str, str | None]] = [
+    heads: Heads = [
         ("rung, iteration", None),
         ("trials that reached it", None),
         ("stopped there", None),
     ]
-    table = _table("Rungs", heads, rows) if rows else ""
+    table = _table("Rungs", heads, rows, "small") if rows else ""
     return _section("Compute", tiles, bar, tag("p", *keys, class_="keys note"), table)

@@ -2,10 +2,10 @@
 
 CSS = """
 :root { color-scheme: light dark; --bg: #f6f7f9; --card: #fff; --ink: #1a1d23; --muted: #5b626e; --line: #dde0e6;
-  --accent: #c2410c; --accent-soft: #c2410c22; --soft: #8d97a8; --mid: #1d5fa8; --bar: #2f6fb5;
+  --accent: #c2410c; --accent-soft: #c2410c22; --edge: #00000026; --soft: #8d97a8; --mid: #1d5fa8; --bar: #2f6fb5;
   --s0: #c3d3e6; --s1: #a3bedd; --s2: #7fa5d0; --s3: #5b8bc1; --s4: #3b71ae; --s5: #215793; --s6: #0c3c74; }
 @media (prefers-color-scheme: dark) { :root { --bg: #121418; --card: #1a1d23; --ink: #e9ebef; --muted: #a5acb8;
-  --line: #333842; --accent: #ff9d52; --accent-soft: #ff9d5230; --soft: #79839a; --mid: #7db4f5; --bar: #5d9be0;
+  --line: #333842; --accent: #ff9d52; --accent-soft: #ff9d5230; --edge: #000000aa; --soft: #79839a; --mid: #7db4f5; --bar: #5d9be0;
   --s0: #33455e; --s1: #3d587d; --s2: #4a6f9f; --s3: #5b88c0; --s4: #78a5da; --s5: #9fc3ee; --s6: #d2e5ff; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--bg); color: var(--ink); font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue",
@@ -27,14 +27,18 @@ pre { background: var(--bg); border: 1px solid var(--line); border-radius: 6px; 
   font: .86rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
 code { font: .92em ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 summary { cursor: pointer; color: var(--muted); font-size: .9rem; }
-.scroll { overflow-x: auto; margin-top: 10px; } .scroll:focus-visible { outline: 2px solid var(--mid); }
+.scroll { overflow-x: auto; margin-top: 10px; background: linear-gradient(90deg, var(--card) 40%, transparent) 0 0 / 40px 100% no-repeat local,
+  linear-gradient(270deg, var(--card) 40%, transparent) 100% 0 / 40px 100% no-repeat local,
+  linear-gradient(90deg, var(--edge), transparent) 0 0 / 14px 100% no-repeat scroll,
+  linear-gradient(270deg, var(--edge), transparent) 100% 0 / 14px 100% no-repeat scroll; } .scroll:focus-visible { outline: 2px solid var(--mid); }
 table { border-collapse: collapse; font-size: .87rem; width: 100%; }
 th, td { padding: 6px 8px; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; white-space: nowrap; }
 th { color: var(--muted); font-weight: 500; vertical-align: bottom; }
 th.name { white-space: normal; }
-td.words, th.words { text-align: left; } td.reason { white-space: normal; min-width: 11em; text-align: left; } table.small { width: auto; }
-td small { color: var(--muted); display: block; line-height: 1.35; overflow-wrap: anywhere; }
-tbody tr.winner { background: var(--accent-soft); } tr.winner td:first-child { box-shadow: inset 3px 0 var(--accent); }
+td.words, th.words { text-align: left; } td.reason { text-align: left; color: var(--muted); } table.small { width: auto; }
+.trials td:nth-child(2), .trials th:nth-child(2) { position: sticky; left: 0; background: var(--card); }
+tbody tr.winner, .trials tr.winner td:nth-child(2) { background: linear-gradient(var(--accent-soft) 0 0), var(--card); }
+.trials tr.winner td:nth-child(2) { font-weight: 600; } tr.winner td:first-child { box-shadow: inset 3px 0 var(--accent); }
 tbody tr:last-child td { border-bottom: 0; }
 .facts { display: flex; flex-wrap: wrap; gap: 8px 36px; margin: 12px 0 0; }
 .facts div { min-width: 110px; } dt { color: var(--muted); font-size: .85rem; } dd { margin: 0; font-weight: 600; }
@@ -60,12 +64,12 @@ svg .winner-name { fill: var(--accent); font-weight: 600; }
 .dot.winner { fill: var(--accent); stroke: var(--card); }
 .bar { fill: var(--bar); opacity: .75; } .whisker { stroke: var(--ink); stroke-width: 1.3; }
 .slices { display: grid; grid-template-columns: repeat(auto-fill, minmax(225px, 1fr)); gap: 14px; margin-top: 12px; }
-svg.whisker-cell { width: 96px; height: 18px; display: inline-block; vertical-align: middle; }
-.span { stroke: var(--bar); stroke-width: 3; opacity: .55; } .point { fill: var(--bar); }
+svg.whisker-cell { width: 90px; height: 18px; display: inline-block; vertical-align: middle; }
+.span { fill: var(--bar); opacity: .4; } .point { stroke: var(--bar); stroke-width: 2; }
 .slices svg { max-width: none !important; }
-.winner .span { stroke: var(--accent); } .winner .point { fill: var(--accent); }
+.winner .span { fill: var(--accent); } .winner .point { stroke: var(--accent); }
 .key { display: inline-block; width: 22px; height: 0; border-top: 3px solid; vertical-align: middle; margin-right: 5px; }
-.keys .item { margin-right: 16px; white-space: nowrap; } .keys .long { white-space: normal; } .keys svg { display: inline-block; width: 14px; height: 12px; vertical-align: -1px; margin-right: 3px; }
+.keys .item { margin-right: 16px; white-space: nowrap; } .keys .long { display: block; } .keys svg { display: inline-block; width: 14px; height: 12px; vertical-align: -1px; margin-right: 3px; }
 .budget { display: flex; height: 22px; border-radius: 4px; overflow: hidden; margin: 12px 0 6px; background: var(--line); }
 .budget .run { background: var(--bar); } .budget .lost { background: var(--soft); }
 .swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: 5px; }
