@@ -64,7 +64,7 @@ def log_ticks(low: float, high: float, most: int) -> list[float]:
 def parameter_axis(domain: Mapping[str, Any] | None, values: Iterable[Any]) -> Axis:
     """The axis of a swept parameter: its domain, and what was drawn, should that lie outside it.
 
-    domain: as sweep.json has it, kind and values; without one it is guessed from `values`, of which there is at least one.
+    domain: as sweep.json has it, kind and values; without one it is guessed. There is at least one value.
     """
     kind, given = (domain or {}).get("kind"), list((domain or {}).get("values") or ())
     drawn = list(values)

@@ -91,8 +91,8 @@ class Comparison:
 
 
 def comparison(content: Content) -> Comparison | None:
-    """The scores at the largest rung, or at the end, that at least 0.8 of the evaluated trials reached; failing that, at
-    the last evaluation of the one that got least far. None where nothing was evaluated.
+    """The scores at the largest rung, or at the end, that at least 0.8 of the evaluated trials reached; failing that,
+    at the last evaluation of the one that got least far. None where nothing was evaluated.
     """
     metric = content["metric"]
     rows = {trial["id"]: _evaluations(trial, metric) for trial in content["trials"]}
@@ -105,6 +105,22 @@ def comparison(content: Content) -> Comparison | None:
     found = Comparison(metric, iteration, _scores_at(rows, metric, iteration), len(last))
     finer = Comparison("token_accuracy", iteration, _scores_at(rows, "token_accuracy", iteration), len(last))
     return finer if not found.varies and finer.varies and len(finer.scores) == len(found.scores) else found
+
+
+def compared(content: Content, level: Comparison) -> str:
+    """Which scores are compared, and why, in words."""
+    end = max(budget(content, trial) for trial in content["trials"])
+    reached = f"which {len(level.scores)} of the {level.scored} evaluated trials reached"
+    by = f"each counts by its {NAMES[level.metric]} at iteration {level.iteration:,}"
+    words = [f"Here {by}, the end, {reached}."]
+    if level.iteration < end:
+        words = [
+            f"Trials that stopped early can't be compared at their last score, so here {by} of {end:,}, {reached}."
+        ]
+        words.append("What helps so early need not help in the end.")
+    if level.metric != content["metric"]:
+        words.append(f"Their {NAMES[content['metric']]} is all the same there.")
+    return " ".join(words)
 
 
 def _evaluations(trial: Trial, metric: str) -> list[Mapping[str, Any]]:
@@ -170,7 +186,8 @@ def answer(content: Content) -> list[str]:
     if not content["trials"]:
         return ["The sweep has no trials."]
     unfinished = len(open_trials(content))
-    waiting = [f"Not finished: {unfinished} of {len(content['trials'])} trials are still open."] if unfinished else []
+    still = f"{unfinished} of {len(content['trials'])} trials {'is' if unfinished == 1 else 'are'} still open"
+    waiting = [f"Not finished: {still}."] if unfinished else []
     if best is None or trial is None:
         return [*waiting, "No trial has a score yet." if unfinished else "No trial has a score, so there is no winner."]
     if best.get("test"):

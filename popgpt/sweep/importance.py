@@ -25,7 +25,7 @@ WEAK = 0.3
 class Importance:
     """`share` of the scores' variance that is no longer predicted once the parameter's values are shuffled.
 
-    error: its standard error; trials: those in which the parameter was drawn.
+    error: its standard error. trials: how many drew the parameter.
     """
 
     parameter: str
@@ -36,8 +36,8 @@ class Importance:
 
 @dataclass(frozen=True)
 class Study:
-    """What `study` found. r2: cross-validated, of the forest, None where none was fitted. parameters: the most important
-    first, empty where nothing can be said. note: what a reader must know of it, in a sentence or two.
+    """What `study` found. r2: of the forest, cross-validated; None where none was fitted. parameters: the most
+    important first; empty where nothing can be said. note: what a reader must know of it, in a sentence.
     """
 
     trials: int
@@ -69,18 +69,13 @@ def study(content: Content) -> Study:
     columns = [_column(values[name], drawn[name]) for name in varied]
     r2, shares = _forest(columns, list(drawn.values()), [level.scores[trial["id"]] for trial in trials])
     if r2 <= 0:
-        return Study(
-            n,
-            r2,
-            (),
-            f"Too little to say: what a forest learns of {_trials(n)} tells no more of the others than their mean does ({_fit(r2)}).",
-        )
+        learned = f"what a forest learns from some of {_trials(n)} tells no more of the others than their mean does"
+        return Study(n, r2, (), f"Too little to say: {learned} ({_fit(r2)}).")
     found = [Importance(name, *share, sum(drawn[name])) for name, share in zip(varied, shares, strict=True)]
     found.sort(key=lambda each: -each.share)
     weak = "; that is weak, so take the bars as hints" if r2 < WEAK else ""
-    return Study(
-        n, r2, tuple(found), f"Of what differs between {_trials(n)} a forest explains {r2:.0%} ({_fit(r2)}){weak}."
-    )
+    note = f"Of what differs between {_trials(n)} a forest explains {r2:.0%} ({_fit(r2)}){weak}."
+    return Study(n, r2, tuple(found), note)
 
 
 def _fit(r2: float) -> str:
@@ -114,7 +109,7 @@ def _forest(
     missed, lost = 0.0, []
     for fitted, left_out in folds.split(X):
         forest = RandomForestRegressor(n_estimators=TREES, random_state=0).fit(X[fitted], y[fitted])
-        missed -= _score(forest, X[left_out], y[left_out]) * len(left_out) / SPLITS
+        missed += -_score(forest, X[left_out], y[left_out]) * len(left_out) / SPLITS
         lost.append(_losses(forest, X[left_out], there[left_out], y[left_out]) / y.var())
     shares = np.array(lost)
     errors = np.sqrt(shares.var(axis=0, ddof=1) * (1 / len(shares) + 1 / (FOLDS - 1)))
@@ -133,7 +128,7 @@ def _losses(forest: Any, X: Array, there: Array, y: Array) -> Array:
             found = permutation_importance(
                 forest, X[held], y[held], scoring=_score, n_repeats=PERMUTATIONS, random_state=0
             )
-            mine = (there.T == held).all(axis=1)
+            mine = (held == there.T).all(axis=1)
             grown[mine] = found.importances_mean[mine] * held.mean()
     return grown
 

@@ -9,7 +9,6 @@ from typing import Any
 from popgpt.sweep import findings
 from popgpt.sweep.findings import NAMES, Content
 from popgpt.sweep.importance import Study
-from popgpt.sweep.page import compared
 from popgpt.sweep.report import best_row, iterations
 
 
@@ -55,7 +54,7 @@ def _trials(content: Content) -> list[str]:
     rows = []
     for number, trial in enumerate(findings.ranked(content), 1):
         row = best_row(trial, metric)
-        values = [findings.shown(trial["config"][name]) if name in trial["config"] else "–" for name in names]
+        values = [findings.shown(trial["config"][name]) if name in trial["config"] else "-" for name in names]
         status = ": ".join(filter(None, (trial["status"], trial.get("reason"))))
         score = findings.shown_score(row, metric)
         rows.append([number if row else "", trial["id"], *values, score, f"{iterations(trial):,}", status])
@@ -72,15 +71,19 @@ def _importance(content: Content, study: Study) -> list[str]:
         for each in study.parameters
     ]
     heads = ["parameter", "share of the variance (± two standard errors)", "trials that drew it"]
-    return ["## What matters", plain(compared(content, level)), plain(study.note), table(heads, rows)]
+    return ["## What matters", plain(findings.compared(content, level)), plain(study.note), table(heads, rows)]
 
 
 def _compute(content: Content) -> list[str]:
     spent = findings.compute(content)
     if not spent.full:
         return []
-    lost = f" {spent.lost:,} were not run, of trials that failed or are still open." if spent.lost else ""
-    words = f"{spent.run:,} iterations of {spent.full:,}; ASHA saved {spent.saved:,} ({findings.percent(spent.saved / spent.full, 0)}).{lost}"
+    words = f"{spent.run:,} iterations of {spent.full:,}."
+    if spent.saved:
+        words += f" ASHA saved {spent.saved:,} ({findings.percent(spent.saved / spent.full, 0)})."
+    if spent.lost:
+        words += f" {spent.lost:,} were not run, of trials that failed or are still open."
     if spent.train_seconds is not None:
-        words += f" {findings.duration(spent.train_seconds)} in training steps; about {findings.duration(spent.seconds_saved)} saved."
+        words += f" Training steps took {findings.duration(spent.train_seconds)}"
+        words += f"; about {findings.duration(spent.seconds_saved)} were saved." if spent.saved else "."
     return ["## Compute", words, table(["rung, iteration", "trials that reached it", "stopped there"], spent.rungs)]

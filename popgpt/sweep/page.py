@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from popgpt.sweep import charts, findings
+from popgpt.sweep import curves, effects, findings
 from popgpt.sweep.axes import Axis
-from popgpt.sweep.charts import NARROW, WIDE, tag
 from popgpt.sweep.findings import NAMES, Comparison, Content
 from popgpt.sweep.importance import Study
 from popgpt.sweep.report import Trial, best_row, iterations
 from popgpt.sweep.style import CSS
+from popgpt.sweep.svg import NARROW, WIDE, tag
 
 Heads = list[tuple[str, str | None]]
 """The names of a table's columns and their classes."""
@@ -117,10 +117,10 @@ def _trials(content: Content) -> str:
     names, metric = findings.swept(content), content["metric"]
     others = [other for other in NAMES if other != metric]
     heads: Heads = [("rank", None), ("trial", "words"), (NAMES[metric], None)]
-    heads += [("", None), ("95% interval", "words")] if metric == "exact_match" else []
+    heads += [("", "spark"), ("95% interval", "words")] if metric == "exact_match" else []
     heads += [("iterations", None), ("status", "words"), *((name, "name") for name in names)]
     heads += [*((NAMES[other], "name") for other in others), ("reason", "words")]
-    axis, best = charts.value_axis(content), (content.get("best") or {}).get("id")
+    axis, best = curves.value_axis(content), (content.get("best") or {}).get("id")
     ranked = enumerate(findings.ranked(content), 1)
     rows = [_trial_row(number, trial, content, names, axis, trial["id"] == best) for number, trial in ranked]
     note = "Each at its best evaluation on val. These numbers were selected on, so the highest are likely too good."
@@ -133,13 +133,13 @@ def _trial_row(number: int, trial: Trial, content: Content, names: list[str], ax
     if metric == "exact_match":
         low, high = row.get("exact_match_low"), row.get("exact_match_high")
         known = low is not None and high is not None
-        drawn = charts.whisker(row["exact_match"], low, high, axis) if known else ""
+        drawn = curves.whisker(row["exact_match"], low, high, axis) if known else ""
         cells += [
             tag("td", drawn),
             _td(f"{findings.percent(low)} to {findings.percent(high)}" if known else "", "words"),
         ]
     cells += [_td(f"{iterations(trial):,}"), _td(trial["status"], "words")]
-    cells += [_td(findings.shown(trial["config"][name]) if name in trial["config"] else "–") for name in names]
+    cells += [_td(findings.shown(trial["config"][name]) if name in trial["config"] else "-") for name in names]
     cells += [_td(findings.shown_value(other, row.get(other))) for other in NAMES if other != metric]
     cells.append(_td(trial.get("reason") or "", "reason"))
     return tag("tr", *cells, class_="winner" if best else None)
@@ -151,9 +151,9 @@ def _figure(draw: Callable[[int], str], caption: str) -> str:
 
 
 def _curves(content: Content) -> str:
-    if not charts.curves(content, WIDE):
+    if not curves.curves(content, WIDE):
         return ""
-    return _section("Learning curves", _figure(lambda width: charts.curves(content, width), _curve_keys(content)))
+    return _section("Learning curves", _figure(lambda width: curves.curves(content, width), _curve_keys(content)))
 
 
 def _curve_keys(content: Content) -> str:
@@ -162,11 +162,12 @@ def _curve_keys(content: Content) -> str:
     if content.get("finalists"):
         keys.append(_key("var(--mid)", "finalists"))
     keys.append(_key("var(--soft)", "other trials"))
-    for status, word in (("completed", "whole"), ("stopped", "cut"), ("failed", "")):
+    for status in ("completed", "stopped", "failed"):
         if any(trial["status"] == status for trial in content["trials"]):
-            mark = charts.end_mark((7.0, 6.0), status, "trial")
+            mark = curves.end_mark((7.0, 6.0), status, "trial")
             drawn = tag("svg", mark, viewBox="0 0 14 12", aria_hidden="true")
-            keys.append(tag("span", drawn, status, class_="item"))
+            also = " or still open" if status == "stopped" and findings.open_trials(content) else ""
+            keys.append(tag("span", drawn, status + also, class_="item"))
     if rungs := findings.rung_iterations(content):
         factor = content["sweep"]["asha"]["reduction_factor"]
         numbers = ", ".join(f"{rung:,}" for rung in rungs)
@@ -179,76 +180,42 @@ def _key(colour: str, words: str) -> str:
 
 
 def _parameters(content: Content, level: Comparison | None, study: Study) -> str:
-    if level is None or not level.scores or not charts.parameter_axes(content, level):
+    if level is None or not findings.swept(content):
         return ""
-    axes = charts.parameter_axes(content, level)
-    worst, best = (
-        sorted(level.scores.values(), reverse=level.metric == "val_loss")[:: max(1, len(level.scores) - 1)][:2]
-        if len(level.scores) > 1
-        else (next(iter(level.scores.values())),) * 2
-    )
-    ends = [findings.shown_value(level.metric, value) for value in (worst, best)]
-    ramp = f'{NAMES[level.metric]} {ends[0]}<span class="ramp"></span>{ends[1]}.'
-    lines = f"A line is a trial: {ramp} {_key('var(--accent)', 'the best trial')}"
-    drawn = [
-        _p(compared(content, level), "note"),
+    view = effects.scene(content, level)
+    ordered = sorted(level.scores.values(), reverse=level.metric == "val_loss")
+    worst, best = (findings.shown_value(level.metric, value) for value in (ordered[0], ordered[-1]))
+    colours = f"{NAMES[level.metric]} {worst}{tag('span', class_='ramp')}{best}"
+    keys = tag("span", f"A line is a trial: {colours}. ", _key("var(--accent)", "best trial"), class_="keys")
+    slices = [effects.slice_of(view, name) for name in view.axes]
+    near = "Orange: the best trial. Filled: its neighbourhood, the third of the trials nearest in all other parameters."
+    return _section(
+        "What the parameters do",
+        _p(findings.compared(content, level), "note"),
         tag("h3", "All together"),
-        _figure(lambda width: charts.parallel(content, level, width), tag("span", lines, class_="keys")),
+        _figure(lambda width: effects.parallel(view, width), keys),
         tag("h3", "What matters"),
         _importance(study),
         tag("h3", "One at a time"),
-        tag("div", *(charts.slice_of(content, level, name, axis) for name, axis in axes.items()), class_="slices"),
-        _p(
-            "Orange: the best trial. Filled: the third of the others that are nearest to it in all other parameters, "
-            "so these show its neighbourhood.",
-            "note",
-        ),
-    ]
-    return _section("What the parameters do", *drawn)
-
-
-def compared(content: Content, level: Comparison) -> str:
-    """Which score the trials are compared by, and why."""
-    end = max((findings.budget(content, trial) for trial in content["trials"]), default=level.iteration)
-    words = f"Trials that stopped early can't be compared at their last score. So here each counts by its {NAMES[level.metric]} at iteration {level.iteration:,} of {end:,}, which {len(level.scores)} of the {level.scored} evaluated trials reached."
-    if level.iteration >= end:
-        words = f"Each trial counts by its {NAMES[level.metric]} at iteration {level.iteration:,}, the end, which {len(level.scores)} of the {level.scored} evaluated trials reached."
-    else:
-        words += " What helps so early need not help in the end."
-    if level.metric != content["metric"]:
-        words += f" The {NAMES[content['metric']]} is the same for all there."
-    return words
+        tag("figure", tag("div", *slices, class_="slices"), tag("figcaption", near)),
+    )
 
 
 def _importance(study: Study) -> str:
     if not study.parameters:
         return _p(study.note)
-    how = "How much of the variance of the scores is no longer predicted once a parameter's values are shuffled: permutation importance of a random forest, on trials left out of its fit. Whiskers: two standard errors; one that crosses 0 can't be told from nothing."
-    return _p(study.note) + _figure(lambda width: charts.bars(study.parameters, width), how)
+    how = (
+        "How much of the variance of the scores is no longer predicted once a parameter's values are shuffled: "
+        "permutation importance of a random forest, on trials left out of its fit. Whiskers: two standard errors; "
+        "one that crosses 0 can't be told from nothing."
+    )
+    return _p(study.note) + _figure(lambda width: effects.bars(study.parameters, width), how)
 
 
 def _compute(content: Content) -> str:
     spent = findings.compute(content)
     if not spent.full:
         return ""
-    parts = [("run", "var(--bar)", spent.run, "run"), ("saved", "var(--line)", spent.saved, "saved by ASHA")]
-    if spent.lost:
-        parts.append(("lost", "var(--soft)", spent.lost, "not run: failed or still open"))
-    bar = tag(
-        "div",
-        *(tag("div", class_=name, style=f"width:{100 * n / spent.full:.2f}%") for name, _, n, _ in parts),
-        class_="budget",
-        aria_hidden="true",
-    )
-    keys = [
-        tag(
-            "span",
-            tag("span", class_="swatch", style=f"background:{colour}"),
-            f"{n:,} {words} ({findings.percent(n / spent.full, 0)})",
-            class_="item",
-        )
-        for _, colour, n, words in parts
-    ]
     facts = [("iterations run", f"{spent.run:,}"), ("every trial to its end", f"{spent.full:,}")]
     if spent.train_seconds is not None:
         facts.append(("time in training steps", findings.duration(spent.train_seconds)))
@@ -256,10 +223,22 @@ def _compute(content: Content) -> str:
             facts.append(("saved, about", findings.duration(spent.seconds_saved)))
     tiles = tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in facts), class_="facts")
     rows = [tag("tr", _td(f"{rung:,}"), _td(reached), _td(stopped)) for rung, reached, stopped in spent.rungs]
-    heads: Heads = [
-        ("rung, iteration", None),
-        ("trials that reached it", None),
-        ("stopped there", None),
-    ]
+    heads: Heads = [("rung, iteration", None), ("trials that reached it", None), ("stopped there", None)]
     table = _table("Rungs", heads, rows, "small") if rows else ""
-    return _section("Compute", tiles, bar, tag("p", *keys, class_="keys note"), table)
+    return _section("Compute", tiles, _budget(spent), table)
+
+
+def _budget(spent: findings.Compute) -> str:
+    """What the full budget went into, as a bar in parts."""
+    parts = [
+        ("var(--bar)", spent.run, "run"),
+        ("var(--edge)", spent.saved, "saved by ASHA"),
+        ("var(--soft)", spent.lost, "not run, of trials that failed or are still open"),
+    ]
+    shares = [(f"background:{colour}", n, n / spent.full, words) for colour, n, words in parts if n]
+    bar = [tag("div", style=f"{colour};width:{100 * share:.2f}%") for colour, _, share, _ in shares]
+    keys = [
+        tag("span", tag("span", class_="swatch", style=colour), f"{n:,} {words} ({share:.0%})", class_="item")
+        for colour, n, share, words in shares
+    ]
+    return tag("div", *bar, class_="budget", aria_hidden="true") + tag("p", *keys, class_="keys note")
