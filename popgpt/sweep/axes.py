@@ -44,7 +44,7 @@ def linear_ticks(low: float, high: float, most: int) -> list[float]:
     power = 10.0 ** math.floor(math.log10(least))
     step = next(times * power for times in (1, 2, 5, 10, 20) if (high - low) / (times * power) <= most - 1 + 1e-9)
     first = math.ceil(low / step - 1e-9)
-    return [round(k * step, 12) for k in range(first, math.floor(high / step + 1e-9) + 1)]
+    return [float(f"{k * step:.12g}") for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def log_ticks(low: float, high: float, most: int) -> list[float]:
@@ -91,19 +91,21 @@ def _in_order(values: Sequence[Any]) -> list[str]:
     return list(dict.fromkeys(map(shown, ordered)))
 
 
-def score_axis(values: Iterable[float], label: Label, from_zero: bool) -> Axis:
-    """A linear axis that holds `values`, to round ends; shares (from_zero) start at 0 and end at 1 at most."""
-    values = list(values)
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    if from_zero:
+def score_axis(values: Iterable[float], label: Label, share: bool, from_zero: bool = True) -> Axis:
+    """A linear axis that holds `values`, to round ends; of a share within 0 and 1."""
+    given = list(values)
+    low, high = min(given, default=0.0), max(given, default=1.0)
+    if from_zero and low > 0:
         low = 0.0
-        high = high or 1.0
-    if low == high:
-        low, high = low - (abs(low) or 1.0) / 10, high + (abs(high) or 1.0) / 10
-    step = linear_ticks(low, high, 6)
-    step_size = step[1] - step[0] if len(step) > 1 else high - low
-    low, high = math.floor(low / step_size + 1e-9) * step_size, math.ceil(high / step_size - 1e-9) * step_size
-    return Axis("linear", low, min(high, 1.0) if from_zero and max(values, default=0.0) <= 1 else high, label=label)
+    if high - low <= 1e-9 * max(1.0, abs(high)):
+        room = 0.05 * max(1.0, abs(high))
+        low, high = low - room, high + room
+    ticks = linear_ticks(low, high, 6)
+    step = ticks[1] - ticks[0] if len(ticks) > 1 else high - low
+    low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+    return (
+        Axis("linear", max(low, 0.0), min(high, 1.0), label=label) if share else Axis("linear", low, high, label=label)
+    )
 
 
 def spaced(ticks: Iterable[tuple[float, str]], length: float, character: float = 6.6) -> list[tuple[float, str]]:

@@ -9,7 +9,7 @@ from popgpt.sweep import findings
 from popgpt.sweep.axes import Axis, Label, linear_ticks, score_axis, spaced
 from popgpt.sweep.findings import NAMES, Content
 from popgpt.sweep.report import Trial, best_row, iterations
-from popgpt.sweep.svg import NARROW, Point, line, path, picture, tag, text
+from popgpt.sweep.svg import NARROW, Point, cut, line, path, picture, tag, text
 
 
 def value_axis(content: Content) -> Axis:
@@ -17,14 +17,16 @@ def value_axis(content: Content) -> Axis:
     metric = content["metric"]
     values = [row[metric] for t in content["trials"] for row in t["metrics"] if _finite(row, metric)]
     highs = [t["exact_match_high"] for t in content["trials"] if t.get("exact_match_high") is not None]
-    return score_axis([*values, *(highs if metric == "exact_match" else [])], labeller(metric), metric != "val_loss")
+    return score_axis(
+        [*values, *(highs if metric == "exact_match" else [])], labeller(metric), share=metric != "val_loss"
+    )
 
 
 def labeller(metric: str) -> Label:
     """How values of a metric are named on an axis."""
 
     def name(value: Any) -> str:
-        return f"{value:g}" if metric == "val_loss" else f"{100 * value:.3g}%"
+        return f"{value:g}" if metric == "val_loss" else f"{100 * value:.4g}%"
 
     return name
 
@@ -72,13 +74,13 @@ def curves(content: Content, width: int) -> str:
     marks.append(
         text((left + right) / 2, bottom + 38, f"iteration{', log scale' if x.kind == 'log' else ''}", "middle")
     )
-    marks.append(text(4, 14, f"{NAMES[metric]} on val", class_="axis-name"))
+    marks.append(text(4, 14, findings.on_val(metric), class_="axis-name"))
     return picture(width, bottom + 46, _curves_label(content, len(shown)), *marks)
 
 
 def _curves_label(content: Content, shown: int) -> str:
     best, metric = findings.best_trial(content), content["metric"]
-    words = f"Learning curves of {shown} trials: {NAMES[metric]} on val by iteration."
+    words = f"Learning curves of {shown} trials: {findings.on_val(metric)} by iteration."
     return f"{words} The best is {_scored(best, metric)}." if best is not None else words
 
 
@@ -132,9 +134,9 @@ def _curve(trial: Trial, rows: Sequence[Mapping[str, Any]], metric: str, place: 
     end = place(last["iteration"], last[metric])
     marks.append(end_mark(end, trial["status"], role))
     if role == "winner":
-        words = findings.shown_value(metric, last[metric])
-        marks.append(text(end[0] + 9, end[1] - 4, str(trial["id"])[:10], class_="winner-name"))
-        marks.append(text(end[0] + 9, end[1] + 11, words, class_="winner-name"))
+        words = f"best {findings.shown_value(metric, best_row(trial, metric)[metric])}"
+        marks.append(text(end[0] + 9, end[1] - 10, cut(str(trial["id"]), 10), class_="winner-name"))
+        marks.append(text(end[0] + 9, end[1] + 5, words, class_="winner-name"))
     return tag("g", *marks, class_="of-trial")
 
 

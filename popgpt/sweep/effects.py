@@ -56,7 +56,8 @@ def scene(content: Content, level: Comparison) -> Scene:
         for name, value in trial["config"].items():
             drawn[name].append(value)
     axes = {name: parameter_axis(space.get(name), values) for name, values in drawn.items() if values}
-    score = score_axis(level.scores.values(), labeller(level.metric), level.metric != "val_loss")
+    share = level.metric != "val_loss"
+    score = score_axis(level.scores.values(), labeller(level.metric), share, from_zero=False)
     return Scene(level, trials, findings.best_trial(content), axes, score, goodness(level))
 
 
@@ -77,14 +78,16 @@ def shade(good: float) -> str:
 def parallel(view: Scene, width: int) -> str:
     """Each trial as a line through its parameters to its score: the axes upright, on a phone one below another."""
     upright, axes = width > NARROW, {**view.axes, "": view.score}
-    gap = (width - 130.0) / max(1, len(axes) - 1) if upright else 66.0
+    first = max(len(name) for _, name in next(iter(axes.values())).ticks(6))
+    left = 62.0 if upright and first < 8 else 110.0 if upright else 20.0
+    gap = (width - 68.0 - left) / max(1, len(axes) - 1) if upright else 66.0
     at_score = f"{NAMES[view.level.metric]} at {view.level.iteration:,}"
     names = [wrapped(name or at_score, gap) if upright else [name or at_score] for name in axes]
     head = 16.0 * max(map(len, names)) + 12 if upright else 34.0
     length = 270.0 if upright else width - 40.0
 
     def place(number: int, at: float) -> Point:
-        return (62 + number * gap, head + (1 - at) * length) if upright else (20 + at * length, head + number * gap)
+        return (left + number * gap, head + (1 - at) * length) if upright else (left + at * length, head + number * gap)
 
     crossed = stations(view, axes)
     marks = []

@@ -195,7 +195,8 @@ def answer(content: Content) -> list[str]:
         line = f"Trial {best['id']} answers {percent(test['exact_match'], 2)} of the test split exactly"
         return [f"{line} ({interval(test)}).", f"{_chosen(content)} It was scored once on the test split.", *waiting]
     row = report.best_row(trial, content["metric"])
-    line = f"Best so far: trial {best['id']}, {NAMES[content['metric']]} {shown_score(row, content['metric'])} on val."
+    metric = content["metric"]
+    line = f"Best so far: trial {best['id']}, {on_val(metric)} {shown_score(row, metric)}."
     return [
         *(waiting or ["The winner has not been scored on the test split."]),
         line,
@@ -229,6 +230,11 @@ def config_yaml(content: Content) -> str | None:
 
     trial, base = best_trial(content), (content.get("sweep") or {}).get("base")
     return dump_yaml(merge(base, trial["config"])) if trial is not None and base else None
+
+
+def on_val(metric: str) -> str:
+    """A metric of the validation split, by name."""
+    return NAMES[metric] if metric == "val_loss" else f"{NAMES[metric]} on val"
 
 
 def percent(value: float | None, decimals: int = 1) -> str:

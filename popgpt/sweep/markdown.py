@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from popgpt.sweep import findings
-from popgpt.sweep.findings import NAMES, Content
+from popgpt.sweep.findings import Content
 from popgpt.sweep.importance import Study
 from popgpt.sweep.report import best_row, iterations
 
@@ -58,7 +58,14 @@ def _trials(content: Content) -> list[str]:
         status = ": ".join(filter(None, (trial["status"], trial.get("reason"))))
         score = findings.shown_score(row, metric)
         rows.append([number if row else "", trial["id"], *values, score, f"{iterations(trial):,}", status])
-    heads = ["rank", "trial", *names, f"{NAMES[metric]} on val (95% interval)", "iterations", "status"]
+    heads = [
+        "rank",
+        "trial",
+        *names,
+        f"{findings.on_val(metric)}{' (95% interval)' if metric == 'exact_match' else ''}",
+        "iterations",
+        "status",
+    ]
     return ["## Trials, best first", table(heads, rows)] if rows else []
 
 

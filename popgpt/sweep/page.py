@@ -56,7 +56,7 @@ def _header(content: Content, name: str) -> str:
     return tag(
         "header",
         tag("h1", f"Sweep {html.escape(name)}"),
-        _p(f"{counted}. Ranked by {NAMES[content['metric']]} on val."),
+        _p(f"{counted}. Ranked by {findings.on_val(content['metric'])}."),
     )
 
 
@@ -132,12 +132,11 @@ def _trial_row(number: int, trial: Trial, content: Content, names: list[str], ax
     cells = [_td(number if row else ""), _td(trial["id"], "words"), _td(findings.shown_value(metric, row.get(metric)))]
     if metric == "exact_match":
         low, high = row.get("exact_match_low"), row.get("exact_match_high")
-        known = low is not None and high is not None
-        drawn = curves.whisker(row["exact_match"], low, high, axis) if known else ""
-        cells += [
-            tag("td", drawn),
-            _td(f"{findings.percent(low)} to {findings.percent(high)}" if known else "", "words"),
-        ]
+        if low is None or high is None:
+            cells += [tag("td", class_="spark"), tag("td")]
+        else:
+            cells.append(tag("td", curves.whisker(row["exact_match"], low, high, axis), class_="spark"))
+            cells.append(_td(f"{findings.percent(low)} to {findings.percent(high)}", "words"))
     cells += [_td(f"{iterations(trial):,}"), _td(trial["status"], "words")]
     cells += [_td(findings.shown(trial["config"][name]) if name in trial["config"] else "-") for name in names]
     cells += [_td(findings.shown_value(other, row.get(other))) for other in NAMES if other != metric]
@@ -161,7 +160,8 @@ def _curve_keys(content: Content) -> str:
     keys = [_key("var(--accent)", f"best trial{band}")]
     if content.get("finalists"):
         keys.append(_key("var(--mid)", "finalists"))
-    keys.append(_key("var(--soft)", "other trials"))
+    if len(content["trials"]) > 1:
+        keys.append(_key("var(--soft)", "other trials"))
     for status in ("completed", "stopped", "failed"):
         if any(trial["status"] == status for trial in content["trials"]):
             mark = curves.end_mark((7.0, 6.0), status, "trial")
