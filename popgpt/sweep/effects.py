@@ -97,7 +97,8 @@ def parallel(view: Scene, width: int) -> str:
         marks.append(path(points, f"through {role}", f"{describe(trial)}; {view.shown_score(trial)}"))
     draw = _upright if upright else _lying
     for number, (name, axis) in enumerate(axes.items()):
-        marks += draw(place, number, names[number], _ticks(axis, view.lacking(name), 6 if upright else 5))
+        ticks = _ticks(axis, view.lacking(name), 6 if upright else 5)
+        marks += draw(place, number, names[number], ticks, not name)
     label = (
         f"Parallel coordinates of {len(view.trials)} trials: each is a line through its parameters to its {at_score}."
     )
@@ -136,17 +137,21 @@ def _ticks(axis: Axis, lacking: bool, most: int) -> list[tuple[float, str]]:
     return [*([(ABSENT, "not drawn")] if lacking else []), *ticks]
 
 
-def _upright(place: Place, number: int, name: Sequence[str], ticks: Sequence[tuple[float, str]]) -> list[str]:
+def _upright(
+    place: Place, number: int, name: Sequence[str], ticks: Sequence[tuple[float, str]], last: bool
+) -> list[str]:
     (x, bottom), (_, top) = place(number, 0), place(number, 1)
     marks = [line((x, bottom), (x, top), "axis")]
     marks += [text(x, top - 14 - 15 * (len(name) - 1 - i), part, "middle", "axis-name") for i, part in enumerate(name)]
     for at, words in spaced(ticks, bottom - top, character=3):
         y = bottom - at * (bottom - top)
-        marks += [line((x - 4, y), (x, y), "axis"), text(x - 7, y + 4, cut(words, 16), "end", "small halo")]
+        side, anchor = (1, "start") if last else (-1, "end")
+        marks.append(line((x + 4 * side, y), (x, y), "axis"))
+        marks.append(text(x + 7 * side, y + 4, cut(words, 16), anchor, "small halo"))
     return marks
 
 
-def _lying(place: Place, number: int, name: Sequence[str], ticks: Sequence[tuple[float, str]]) -> list[str]:
+def _lying(place: Place, number: int, name: Sequence[str], ticks: Sequence[tuple[float, str]], last: bool) -> list[str]:
     (left, y), (right, _) = place(number, 0), place(number, 1)
     marks = [line((left, y), (right, y), "axis"), text(left - 8, y - 8, cut(name[0], 44), class_="axis-name halo")]
     for at, words in spaced(((at, cut(words, 14)) for at, words in ticks), right - left):

@@ -232,7 +232,7 @@ def _budget(spent: findings.Compute) -> str:
     """What the full budget went into, as a bar in parts."""
     parts = [
         ("var(--bar)", spent.run, "run"),
-        ("var(--edge)", spent.saved, "saved by ASHA"),
+        ("var(--line)", spent.saved, "saved by ASHA"),
         ("var(--soft)", spent.lost, "not run, of trials that failed or are still open"),
     ]
     shares = [(f"background:{colour}", n, n / spent.full, words) for colour, n, words in parts if n]

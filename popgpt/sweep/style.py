@@ -39,7 +39,7 @@ summary { cursor: pointer; color: var(--muted); font-size: .9rem; }
   var(--edge), transparent) 0 0 / 14px 100% no-repeat scroll, linear-gradient(270deg, var(--edge),
   transparent) 100% 0 / 14px 100% no-repeat scroll; }
 .scroll:focus-visible { outline: 2px solid var(--mid); }
-table { border-collapse: separate; border-spacing: 0; font-size: .87rem; width: 100%; }
+table { border-collapse: separate; border-spacing: 0; font-size: 14px; line-height: 20px; width: 100%; }
 th, td { padding: 6px 8px; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top;
   white-space: nowrap; }
 th { color: var(--muted); font-weight: 500; vertical-align: bottom; }
@@ -122,7 +122,13 @@ svg.whisker-cell { width: 90px; height: 18px; display: inline-block; vertical-al
   .answer .lead { font-size: 1.2rem; }
   .slices { grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); }
 }
+@page { size: landscape; margin: 12mm; }
 @media print {
+  .spark { display: none; }
+  table { font-size: .7rem; }
+  th, td.reason { white-space: normal; }
+  th, td { padding: 3px 5px; }
+  td.reason { min-width: 14em; }
   body { background: #fff; }
   main { max-width: none; padding: 0; }
   section, .answer { border: 0; padding: 8px 0; break-inside: auto; }
