@@ -78,6 +78,7 @@ def try_out(values: dict[str, Any], resources: dict[str, float]) -> None:
         from popgpt.cluster.group import train_on_workers
 
         train_on_workers(config, resources, report, report.stopped)
+    folder.drop_states(Folder(config.out_dir), keep=1)
     if report.stopped():
         sys.exit(0)
 
