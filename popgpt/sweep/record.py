@@ -196,7 +196,7 @@ def definition(sweep: Sweep) -> dict[str, Any]:
 def check_same(before: Mapping[str, Any], record: Record) -> None:
     """Raises UserError, naming the key, where `before` was written of another sweep, or of one of more trials."""
     then, now = (dict(parts(each)) for each in (before["sweep"], definition(record.sweep)))
-    for key in dict.fromkeys([*now, *then]):
+    for key in dict.fromkeys([*then, *now]):
         old, new = (_value(key, of) for of in (then, now))
         if old != new:
             raise UserError(f"{key}={shortened(new)} was {shortened(old)} when this sweep was started; {RESUME}")

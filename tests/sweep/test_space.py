@@ -259,7 +259,7 @@ def test_what_is_drawn_makes_a_config(widths: list[int], seed: int) -> None:
 
 
 def _sweep(space: dict[str, Domain], seed: int) -> Sweep:
-    return Sweep("s", {"min_lr": 0.0}, space, (), "exact_match", 3, "o", seed, Asha(), 1000, Resources())
+    return Sweep("s", {"min_lr": 0.0}, space, (), "exact_match", 3, "o", seed, Asha(), 1000, Resources(), 0, 2)
 
 
 def test_rungs_lie_below_max_t() -> None:
