@@ -1,4 +1,4 @@
-"""Sweep a search space: `python -m popgpt.tune SPACE [key=value ...] [--samples N] [--resume | --force]`."""
+"""Sweep a search space: `python -m popgpt.tune SPACE [key=value ...] [--samples N] [--resume [--retry-failed] | --force]`."""
 
 from __future__ import annotations
 
@@ -112,13 +112,14 @@ def begin(sweep: Sweep, out_dir: Path, resume: bool, force: bool, retry_failed: 
 
 
 def recall(record: Record, out_dir: Path, name: str, before: float = float("inf")) -> None:
-    """Take what a trial logged of iterations under `before` from its folder: nobody may have been told of all of it."""
+    """Take what a trial logged of iterations under `before` from its folder: maybe nobody was told of all."""
     from popgpt.files import Folder
     from popgpt.mirror import trial_folder
     from popgpt.training.folder import read_metrics
 
-    rows = [row for row in read_metrics(Folder(trial_folder(out_dir, name))) if row["iteration"] < before]
-    record.runs[name]["metrics"] = rows or record.runs[name]["metrics"]
+    run, logged = record.runs[name], read_metrics(Folder(trial_folder(out_dir, name)))
+    earlier = [[row for row in rows if row["iteration"] < before] for rows in (run["metrics"], logged)]
+    run["metrics"] = max(earlier, key=len)
 
 
 def check_some_can_run(record: Record, dataset: Dataset) -> None:
@@ -241,7 +242,6 @@ def show(record: Record, out_dir: Path, winner: Row | None, seconds: float) -> N
     from rich.console import Console
 
     from popgpt import tracking
-    from popgpt.progress import describe_exact_match
     from popgpt.report import HTML
     from popgpt.sweep import report
 
@@ -258,19 +258,26 @@ def show(record: Record, out_dir: Path, winner: Row | None, seconds: float) -> N
     if record.unfinished():
         print(f"{len(record.unfinished())} trials are not finished; go on with the same command and --resume")
     if failed := sum(run["status"] == "failed" for run in record.runs.values()):
-        print(f"{failed} trials failed; run them again with the same command and --resume --retry-failed")
+        words = "1 trial failed; run it" if failed == 1 else f"{failed} trials failed; run them"
+        print(f"{words} again with the same command and --resume --retry-failed")
     if winner:
-        print(f"winner: trial {winner['id']}, on the test split: {describe_exact_match(winner['test'])}")
-        means = f" by the mean of {1 + record.sweep.finalist_seeds} seeds" if record.finalists else ""
-        own = f"; this is the run of seed {winner['seed']}, the config's" if record.finalists else ""
-        print(f"  chosen on the validation split{means}, scored once on the test split{own}")
-        print(f"checkpoint: {out_dir / 'best' / 'ckpt.pt'}")
-        config = shlex.quote(str(out_dir / "best" / "config.yaml"))
-        print(f"train it again: python -m popgpt.train {config} out_dir=out/again")
-        print(f"ask it: python -m popgpt.sample {shlex.quote(str(out_dir / 'best'))} '12.5+7.3='")
+        show_winner(record, out_dir / "best", winner)
     if (out_dir / HTML).exists():
         print(f"report: {out_dir / HTML}")
     print(f"compare the runs: {tracking.ui_command()}")
+
+
+def show_winner(record: Record, best: Path, winner: Row) -> None:
+    """The result, how it was come by, and what to do with it."""
+    from popgpt.progress import describe_exact_match
+
+    print(f"winner: trial {winner['id']}, on the test split: {describe_exact_match(winner['test'])}")
+    means = f" by the mean of {1 + record.sweep.finalist_seeds} seeds" if record.finalists else ""
+    own = f"; this is the run of seed {winner['seed']}, the trial's own" if record.finalists else ""
+    print(f"  chosen on the validation split{means}, scored once on the test split{own}")
+    print(f"checkpoint: {best / 'ckpt.pt'}")
+    print(f"train it again: python -m popgpt.train {shlex.quote(str(best / 'config.yaml'))} out_dir=out/again")
+    print(f"ask it: python -m popgpt.sample {shlex.quote(str(best))} '12.5+7.3='")
 
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ def test_a_trial_that_fails_fails_alone(here: Path, capsys: pytest.CaptureFixtur
     assert bad["status"] == "failed"
     assert "the loss is not finite at iteration" in bad["reason"]
     assert found(here)["best"]["id"] == "0000"
-    assert "1 trials failed; run them again" in capsys.readouterr().out
+    assert "1 trial failed; run it again" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

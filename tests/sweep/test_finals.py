@@ -87,7 +87,5 @@ def test_the_ranking_is_by_the_mean_whatever_the_order_of_seeds(scores: list[lis
     order = ranked(*finalists(scores))
     means = [mean or 0.0 for _, mean in order]
     assert means == sorted(means, reverse=True)
-    assert {name: mean for name, mean in order} == {
-        str(n): pytest.approx(sum(of) / 3, abs=1e-12) for n, of in enumerate(scores)
-    }
+    assert dict(order) == {str(n): pytest.approx(sum(of) / 3, abs=1e-12) for n, of in enumerate(scores)}
     assert ranked(*finalists([rng.sample(of, 3) for of in scores])) == order

@@ -230,7 +230,9 @@ def test_more_samples_add_trials_and_change_none(
     assert whole[: len(first)] == first
 
     one, then, at_once = scheduler(small), scheduler(large), scheduler(large)
-    assert one and then and at_once
+    assert one
+    assert then
+    assert at_once
     for number in range(len(first)):
         one.add(str(number))
     then.load_state(json.loads(json.dumps(one.state())))
