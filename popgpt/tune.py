@@ -1,4 +1,4 @@
-"""Sweep a search space: `python -m popgpt.tune SPACE [key=value ...] [--samples N] [--resume [--retry-failed] | --force]`."""
+"""Sweep a search space: `python -m popgpt.tune SPACE [key=value ...] [--samples N] [--resume | --force]`."""
 
 from __future__ import annotations
 

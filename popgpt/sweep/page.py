@@ -91,7 +91,7 @@ def _finalists(content: Content) -> str:
         cells = [_td(finalist["id"], "words"), _td(findings.shown_mean(finalist, metric))]
         cells += [_td(scores.get(seed, "")) for seed in seeds]
         rows.append(tag("tr", *cells, class_="winner" if finalist["id"] == best else None))
-    words = "Trained to the full budget with further seeds. The best mean on val wins; its run with the first seed is the result."
+    words = "Trained to the full budget with further seeds. The best mean on val wins, by its first seed's run."
     heads: Heads = [
         ("trial", "words"),
         (f"mean {findings.on_val(metric)}", "name"),
