@@ -183,15 +183,23 @@ def check_mlflow(trials: dict[str, Any], winner: str) -> None:
         assert files == {"ckpt.pt", "config.yaml", "result.json"}
 
 
-def test_a_trial_that_fails_fails_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trial_that_fails_fails_alone(
+    here: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     words = ["asha=null", "learning_rate={grid: [1e-2, 1e30]}", "d_model=8", "num_samples=1", "warmup_iters=0"]
-    assert tune.main(["space.yaml", *words, "optimizer=adamw", "grad_clip=0", "mlflow_log=false"]) == 0
+    words += ["optimizer=adamw", "grad_clip=0", "mlflow_log=false"]
+    assert tune.main(["space.yaml", *words]) == 0
     good, bad = found(here)["trials"]
     assert (good["status"], good["iterations"]) == ("completed", 9)
     assert bad["status"] == "failed"
     assert "the loss is not finite at iteration" in bad["reason"]
     assert found(here)["best"]["id"] == "0000"
     assert "1 trial failed; run it again" in capsys.readouterr().out
+    with caplog.at_level("INFO", logger="popgpt"):
+        assert tune.main(["space.yaml", *words, "--resume", "--retry-failed"]) == 0
+    assert "running 1 trial that failed again" in caplog.messages
+    again = found(here)["trials"]
+    assert (again[0], again[1]["status"], again[1]["reason"]) == (good, "failed", bad["reason"])
 
 
 @pytest.mark.parametrize(
