@@ -99,9 +99,8 @@ def begin(sweep: Sweep, out_dir: Path, resume: bool, force: bool, retry_failed: 
         failed = trials.take_up(record.read(out_dir), retry_failed)
         if failed:
             count = f"{failed} trial{'s' if failed > 1 else ''} that failed"
-            logger.info(
-                "%s", f"running {count} again" if retry_failed else f"leaving {count} alone; see --retry-failed"
-            )
+            words = f"running {count} again" if retry_failed else f"leaving {count} alone; see --retry-failed"
+            logger.info("%s", words)
         for name, run in trials.runs.items():
             if run["status"] in record.OPEN:
                 recall(trials, out_dir, name)

@@ -76,7 +76,7 @@ def test_a_sweep_from_its_space_to_its_winner(here: Path, capsys: pytest.Capture
 
 
 def test_finalists_are_trained_to_the_end_with_more_seeds(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["space.yaml", "finalists=2", "finalist_seeds=1", "d_model={choice: [8, 16]}", "test_lines=30"]
+    words = ["space.yaml", "finalists=2", "finalist_seeds=1", "d_model={choice: [8, 16]}"]
     assert tune.main(words) == 0
     output = capsys.readouterr()
     sweep = found(here)
@@ -96,7 +96,7 @@ def test_finalists_are_trained_to_the_end_with_more_seeds(here: Path, capsys: py
     best = sweep["finalists"][0]
     assert best["mean"] == max(each["mean"] for each in finalists.values())
     assert (sweep["best"]["id"], sweep["best"]["seed"]) == (best["id"], 1337)
-    assert sweep["best"]["test"]["exact_match_n"] == 30
+    assert sweep["best"]["test"]["exact_match_n"] == 60
     assert load_config(here / "sweep" / "best" / "config.yaml").seed == 1337
     assert "chosen on the validation split by the mean of 2 seeds, scored once on the test split" in output.out
     assert not list((here / "sweep" / "trials").glob("*/state-*.pt"))
