@@ -116,7 +116,10 @@ def finalists_table(results: Sequence[Mapping[str, Any]], metric: str) -> Table:
     shown = Table(box=None, pad_edge=False)
     for name in ("trial", "mean", "each seed"):
         shown.add_column(name, overflow="fold")
-    number = _number if metric == "val_loss" else _percent
+
+    def number(value: Any) -> str:
+        return _number(value) if metric == "val_loss" or value is None else f"{value:.2%}"
+
     for each in results:
         scores = [f"{run['seed']}: {number(run.get(metric)) or run['status']}" for run in each["seeds"]]
         shown.add_row(str(each["id"]), number(each["mean"]), "  ".join(scores))
