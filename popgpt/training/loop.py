@@ -53,7 +53,8 @@ def fit(
         run = begin(config, dataset, world)
         rows = make_rows(config, dataset, "train", config.seed)
         forward = torch.compile(run.model) if config.compile else run.model
-        keeper.begin(run.iteration, best=run.scores is not None and run.scores["iteration"] == run.iteration)
+        best = run.scores is not None and run.scores["iteration"] == run.iteration
+        keeper.begin(run.iteration, best, summarize(run, config, dataset, world, started))
         stopping = False
         while run.iteration < config.max_iters and not stopping:
             row, stopping = train_step(run, forward, rows, config, world, should_stop() or keeper.failed)
