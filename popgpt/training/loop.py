@@ -155,8 +155,9 @@ def told_plainly(config: Config) -> Iterator[None]:
         run_folder = Folder(config.out_dir)
         last = folder.last_state(run_folder)
         raise UserError(f"{error}; the last good state is {run_folder.at(last)}" if last else str(error)) from None
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        kinds = MemoryError | torch.OutOfMemoryError  # of numpy, of torch on a GPU; of torch without one it is a text
+        if not isinstance(error, kinds) and "DefaultCPUAllocator" not in str(error):
             raise
         raise UserError(memory_advice(config)) from error
 
