@@ -46,7 +46,9 @@ class Watch:
         self._counts: Counter[tuple[str, str]] = Counter()
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event not in ("open", "os.rename", "os.link", "os.remove") or not isinstance(arguments[0], str | os.PathLike):
+        if event not in ("open", "os.rename", "os.link", "os.remove") or not isinstance(
+            arguments[0], str | os.PathLike
+        ):
             return
         path = Path(arguments[0])
         if str(path.parent) != self._out_dir or (event == "open" and not writes(arguments[2])):
