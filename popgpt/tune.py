@@ -205,6 +205,8 @@ class Mirror:
 
     def take(self, name: str, event: str, what: Row) -> None:
         """Mirror what Ray Tune tells of a trial."""
+        if event == "started" and name in self._runs:
+            return  # it was restarted, and is the same run
         if event == "started":
             config = trial_config(self._record, self._out_dir, name)
             self._runs[name] = self._start(f"{self._out_dir.name}/{name}", config, name, Path(config.out_dir))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from popgpt.config import Config, make_config, merge
+from popgpt.tracking.identity import Identity
 
 TINY: dict[str, Any] = {
     "operations": "+-",
@@ -37,6 +38,16 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tiny matrices: more threads only wait for
 def shared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for datasets that tests only read."""
     return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An SQLite store of MLflow's, which takes seconds to make."""
+    from popgpt.tracking.mlflow import Mlflow
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    Mlflow(f"sqlite:///{path}").find(Identity(f"sqlite:///{path}", "e", "n"))
+    return path.read_bytes()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ FLOORS = [
     {"model", "sweep", "tracking"},
     {"training"},
     {"cluster"},
-    {"cli", "progress", "prepare", "train", "tune", "evaluate", "sample", "explain"},
+    {"cli", "progress", "prepare", "train", "tune", "evaluate", "sample", "explain", "track"},
 ]
 ONLY_IN = {
     "ray": {"cluster", "train", "tune", "sweep.asha"},
@@ -60,7 +60,7 @@ def test_heavy_libraries_stay_where_they_belong(library: str) -> None:
     assert stray == set()
 
 
-@pytest.mark.parametrize("entry", ["train", "tune", "prepare", "evaluate", "sample", "explain"])
+@pytest.mark.parametrize("entry", ["train", "tune", "prepare", "evaluate", "sample", "explain", "track"])
 def test_help_imports_nothing_heavy(entry: str) -> None:
     code = (
         "import sys; sys.argv = ['x', '--help']\n"

@@ -69,7 +69,7 @@ def train_on_workers(
         group.end(listener.controller)
         ray.kill(channel)
         shutil.rmtree(scratch, ignore_errors=True)
-    return listener.outcome(group.failure)
+    return listener.outcome(group.failure, stopping)
 
 
 class Listener:
@@ -115,13 +115,13 @@ class Listener:
                 ray.kill(worker)
             self._workers.clear()
 
-    def outcome(self, failure: BaseException | None) -> Row:
+    def outcome(self, failure: BaseException | None, stopping: bool) -> Row:
         """The result, or the exception that stands for there being none."""
         if self.error:
             raise UserError(self.error)
         if self._result:
             return self._result
-        if failure is None:
+        if stopping or failure is None:
             raise KeyboardInterrupt
         raise UserError(describe_failure(failure, self._config)) from failure
 
@@ -157,10 +157,14 @@ class Group:
         return self._thread.is_alive()
 
     def end(self, controller: Any) -> None:
-        """Abort what still runs, and wait until it has ended."""
+        """Abort what still runs, and wait until it has ended. A controller that waits for a place hears nothing."""
         if self.running() and controller:
-            with suppress(ray.exceptions.RayError):
+            try:
                 ray.get(controller.abort.remote(), timeout=GIVE_UP_SECONDS)
+            except ray.exceptions.GetTimeoutError:
+                ray.kill(controller)
+            except ray.exceptions.RayError:
+                pass  # it ended
         self._thread.join(GIVE_UP_SECONDS)
 
 

@@ -23,7 +23,7 @@ from popgpt.training.evaluation import batch_loss, evaluate
 from popgpt.training.keeper import Keeper
 from popgpt.training.optim import lr_at, set_lr, trainable
 from popgpt.training.run import Run, begin, capture, summarize, take_best
-from popgpt.training.world import World
+from popgpt.training.world import World, keep_freed_memory
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
@@ -49,6 +49,7 @@ def fit(
         UserError: nothing to resume, a run that is in the way, a loss that is not finite, no memory, a full disk.
     """
     started = time.perf_counter()
+    keep_freed_memory()
     with told_plainly(config), Keeper(Folder(config.out_dir), world.is_main) as keeper:
         run = begin(config, dataset, world)
         rows = make_rows(config, dataset, "train", config.seed)
