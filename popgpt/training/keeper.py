@@ -78,7 +78,7 @@ class Keeper:
 
     def log(self, row: Row) -> None:
         """Add a row to metrics.jsonl; in a store it gets there with the next state."""
-        if not self._active:
+        if not self._active or self.failed:  # after half a line, no other line
             return
         line = folder.metrics_line(row)
         if not self._folder.path:
