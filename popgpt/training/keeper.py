@@ -58,8 +58,11 @@ class Keeper:
         return self._trouble is not None
 
     def begin(self, iteration: int, best: bool, result: Row) -> None:
-        """Go on after `iteration`, whose state is the best so far or not, and `result` what result.json holds then: undo
-        or complete what a killed run left half done.
+        """Go on after `iteration`: undo or complete what a killed run left half done.
+
+        Args:
+            best: the state of `iteration` is the best so far.
+            result: what result.json holds then.
         """
         if not self._active:
             return
