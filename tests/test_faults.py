@@ -135,7 +135,9 @@ def test_a_driver_that_is_killed_at_any_moment_changes_nothing(tiny: Make, undis
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "own_ray"), [(signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGTERM, False)]
+    ("number", "own_ray"),
+    [(signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGTERM, False)],
+    ids=["Ctrl-C", "Ctrl-C with a Ray of its own", "SIGTERM"],
 )
 def test_a_group_that_is_interrupted_saves_its_state(
     tiny: Make, undisturbed: Config, number: int, own_ray: bool
@@ -184,7 +186,7 @@ def test_a_group_that_waits_for_a_busy_cluster_can_be_interrupted(
     tiny: Make, nodes: Any, number: int, fewest: int | None
 ) -> None:
     config = tiny(**ENDLESS, min_workers=fewest)
-    with busy(nodes), Command(config) as driver:
+    with busy(), Command(config) as driver:
         wait_for(lambda: pids("ray::TrainController"), "the group", every=0.1)
         driver.interrupt(number)
         code, _, errors = driver.end()
@@ -194,8 +196,8 @@ def test_a_group_that_waits_for_a_busy_cluster_can_be_interrupted(
 
 
 @contextmanager
-def busy(nodes: Any) -> Iterator[None]:
-    """While all cores of a cluster are taken."""
+def busy() -> Iterator[None]:
+    """While both cores of the cluster are taken."""
     with session.connected():
         held = ray.util.placement_group([{"CPU": 2}])
         ray.get(held.ready(), timeout=PATIENCE)
