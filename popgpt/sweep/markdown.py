@@ -46,7 +46,8 @@ def _finalists(content: Content) -> list[str]:
         for finalist in findings.ranked_finalists(content)
     ]
     heads = ["trial", "mean exact match on val", "each seed, with its 95% interval"]
-    return ["## Finalists", table(heads, rows)] if rows else []
+    words = findings.about_finalists(content)
+    return ["## Finalists", words, table(heads, rows)] if words else []
 
 
 def _trials(content: Content) -> list[str]:
