@@ -219,6 +219,8 @@ class Mirror:
     def _end(self, name: str) -> None:
         from popgpt.sweep import report
 
+        if name not in self._runs:
+            return  # it failed before it started
         trial, run = self._record.trials[name], self._runs.pop(name)
         run.finish(trial["status"], report.best_row(trial, self._record.sweep.metric), {"reason": trial["reason"]})
         self._ended[name] = run
