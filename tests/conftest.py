@@ -55,7 +55,11 @@ def tiny(tmp_path: Path, shared_data: Path) -> Callable[..., Config]:
     """Makes the config of a run that trains in well under a second; keywords replace its parameters."""
 
     def make(**over: Any) -> Config:
-        given = merge({**TINY, "out_dir": str(tmp_path / "out"), "data_dir": str(shared_data)}, over)
-        return make_config(given)
+        return tiny_config(**{"out_dir": str(tmp_path / "out"), "data_dir": str(shared_data), **over})
 
     return make
+
+
+def tiny_config(**over: Any) -> Config:
+    """TINY with `over` on top."""
+    return make_config(merge(TINY, over))

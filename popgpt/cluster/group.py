@@ -103,6 +103,7 @@ class Listener:
             self.begun = True
             self._workers.append(what)
         elif kind == "failed":
+            self.begun = False
             self._workers.clear()
             if not self.error:
                 logger.warning("the workers failed: %s", what)
