@@ -158,11 +158,12 @@ def probe(config: Config, dataset: Dataset, rows: Rows) -> dict[str, float]:
     from popgpt.training.loop import train_step
     from popgpt.training.optim import make_optimizers
     from popgpt.training.run import Run
-    from popgpt.training.world import World, pick_device
+    from popgpt.training.world import World, keep_freed_memory, pick_device
 
+    keep_freed_memory()
     world = World(pick_device(config.device))
     model = GPT(config, len(dataset.meta.vocabulary)).to(world.device)
-    run = Run(model, make_optimizers(model, config))
+    run = Run(model, make_optimizers(model, config, world))
     forward = torch.compile(model) if config.compile else model
     seconds: list[float] = []
     started = time.perf_counter()

@@ -11,6 +11,7 @@ import torch
 
 from popgpt.config import Config, UserError
 from popgpt.data.dataset import dataset_path, ensure_dataset
+from popgpt.files import Folder
 from popgpt.training import checkpoint
 from popgpt.training.folder import read_metrics
 from popgpt.training.loop import fit
@@ -60,6 +61,10 @@ ELSEWHERE = {
     "device": "test_device",
     "compile": "test_compile",
     "workers": "cluster/test_group.py",
+    "min_workers": "cluster/test_faults.py",
+    "max_failures": "cluster/test_group.py",
+    "worker_timeout": "cluster/test_faults.py",
+    "on_nan": "training/test_loop.py",
     "dataset": "test_dataset_and_data_dir_say_where",
     "data_dir": "test_dataset_and_data_dir_say_where",
     "max_iters": "test_intervals",
@@ -87,8 +92,10 @@ OPTIONS_TESTED_WITH_THE_GENERATOR = {"operation_weights", "signed", "terms", "pa
 def trained(config: Config) -> tuple[list[float], list[torch.Tensor]]:
     """The losses of a run and its weights."""
     fit(config, ensure_dataset(config), World(torch.device("cpu")))
-    losses = [row["train_loss"] for row in read_metrics(Path(config.out_dir) / "metrics.jsonl")]
-    return losses, list(checkpoint.load(Path(config.out_dir) / "last.pt")["model"].values())
+    out_dir = Folder(config.out_dir)
+    latest = checkpoint.load_latest(out_dir)
+    assert latest is not None
+    return [row["train_loss"] for row in read_metrics(out_dir)], list(latest["model"].values())
 
 
 @pytest.mark.parametrize("name", LEARNED)
@@ -128,7 +135,7 @@ def test_out_dir_is_where_the_run_is(tiny: Make, tmp_path: Path) -> None:
 def test_intervals_say_when_to_log_evaluate_and_end(tiny: Make) -> None:
     config = tiny(max_iters=11, log_interval=3, eval_interval=4)
     trained(config)
-    rows = read_metrics(Path(config.out_dir) / "metrics.jsonl")
+    rows = read_metrics(Folder(config.out_dir))
     assert [row["iteration"] for row in rows] == [3, 4, 6, 8, 9, 11]
     assert [row["iteration"] for row in rows if "val_loss" in row] == [4, 8, 11]
 

@@ -89,8 +89,10 @@ def test_a_file_that_cannot_be_scored_is_refused(here: Path, text: str, said: st
 
 def test_a_run_is_not_written_over(here: Path) -> None:
     train.main(["tiny.yaml", *LOCAL])
-    with pytest.raises(UserError, match="holds a run already: continue it with init_from=resume, or"):
+    with pytest.raises(UserError, match="holds a finished run: continue it with init_from=resume and a larger max_it"):
         train.main(["tiny.yaml", *LOCAL])
+    with pytest.raises(UserError, match=r"holds a finished run of seed=1337, not 1: continue it with init_from=resume"):
+        train.main(["tiny.yaml", *LOCAL, "seed=1"])
     before = json.loads((here / "out" / "result.json").read_text())
     assert train.main(["tiny.yaml", *LOCAL, "init_from=resume", "max_iters=6"]) == 0
     after = json.loads((here / "out" / "result.json").read_text())
@@ -122,6 +124,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(here: Path, entry: str) -> None:
 
 
 def test_what_does_not_go_together_is_refused(here: Path) -> None:
+    with pytest.raises(UserError, match="min_workers=3 should be at most workers=2"):
+        train.main(["tiny.yaml", "--workers", "3:2"])
     with pytest.raises(UserError, match="--local is one process; workers=2 needs Ray"):
         train.main(["tiny.yaml", *LOCAL, "--workers", "2"])
     with pytest.raises(UserError, match="workers='two' should be an integer"):
@@ -139,14 +143,19 @@ def test_a_signal_saves_the_state_and_a_resume_ends_as_if_undisturbed(here: Path
     os.kill(process.pid, number)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "go on with init_from=resume" in output
+    assert "the same command goes on" in output
     stopped = json.loads((here / "out" / "result.json").read_text())["last_iteration"]
     assert 5 <= stopped < 400
-    for last in ("init_from=resume", "out_dir=whole"):
-        assert popgpt(*words[2:], last, cwd=here).returncode == 0
+    other = popgpt(*words[2:], "learning_rate=0.001", cwd=here)
+    assert "holds an unfinished run of learning_rate=0.003, not 0.001: continue it with" in other.stderr
+    again = popgpt(*words[2:], cwd=here)
+    assert again.returncode == 0
+    assert f"going on with the run in {here / 'out'} after iteration {stopped}\n" in again.stderr
+    assert popgpt(*words[2:], "out_dir=whole", cwd=here).returncode == 0
+    from popgpt.files import Folder
     from popgpt.training import checkpoint
 
-    ours, whole = (checkpoint.load(here / name / "last.pt")["model"] for name in ("out", "whole"))
+    ours, whole = (checkpoint.load(Folder(here / name), "state-400.pt")["model"] for name in ("out", "whole"))
     assert all((ours[name] == whole[name]).all() for name in ours)
 
 
@@ -160,7 +169,7 @@ def test_sampling_reads_prompts_from_standard_input(here: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["popgpt.sample", "nowhere", "1+1="], "error: nowhere: No such file or directory"),
+        (["popgpt.sample", "nowhere", "1+1="], "error: nowhere: no such file or folder"),
         (["popgpt.evaluate", "."], "error: .: holds no ckpt.pt; is it the folder of a run?"),
     ],
 )

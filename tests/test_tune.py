@@ -152,9 +152,9 @@ def test_a_signal_ends_cleanly_and_a_resume_finishes(here: Path, number: int) ->
     words = [sys.executable, "-m", "popgpt.tune", "space.yaml", "max_iters=3000", "eval_interval=100"]
     words += ["asha.grace_period=100", "num_samples=2"]
     process = subprocess.Popen(words, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    state = here / "sweep" / "trials" / "0000" / "last.pt"
+    trial = here / "sweep" / "trials" / "0000"
     deadline = time.monotonic() + 90
-    while not state.exists() and time.monotonic() < deadline:
+    while not list(trial.glob("state-*.pt")) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(process.pid, number)
     output, _ = process.communicate(timeout=90)

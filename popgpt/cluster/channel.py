@@ -10,6 +10,8 @@ from typing import Any
 
 import ray
 
+ASK_SECONDS = 0.2
+
 
 @ray.remote(num_cpus=0)
 class Channel:
@@ -33,21 +35,25 @@ class Channel:
         self._stopped = True
 
     def stopped(self) -> bool:
-        """Asked by the worker before every iteration, and so its sign of life."""
+        """Asked by the worker between iterations, and so its sign of life."""
         self._heard = time.monotonic()
         return self._stopped
 
 
 class StopFlag:
-    """Whether the driver wants to stop, without waiting for its answer."""
+    """Whether the driver wants to stop: asked now and then, without waiting for its answer."""
 
     def __init__(self, channel: Any):
         self._channel = channel
         self._answer = channel.stopped.remote()
         self._stopped = False
+        self._next = 0.0
 
     def __call__(self) -> bool:
-        if not self._stopped and ray.wait([self._answer], timeout=0)[0]:
+        if self._stopped or time.monotonic() < self._next:
+            return self._stopped
+        self._next = time.monotonic() + ASK_SECONDS
+        if ray.wait([self._answer], timeout=0)[0]:
             self._stopped = ray.get(self._answer)
             self._answer = self._channel.stopped.remote()
         return self._stopped

@@ -157,10 +157,14 @@ class Group:
         return self._thread.is_alive()
 
     def end(self, controller: Any) -> None:
-        """Abort what still runs, and wait until it has ended."""
+        """Abort what still runs, and wait until it has ended. A controller that waits for a place hears nothing."""
         if self.running() and controller:
-            with suppress(ray.exceptions.RayError):
+            try:
                 ray.get(controller.abort.remote(), timeout=GIVE_UP_SECONDS)
+            except ray.exceptions.GetTimeoutError:
+                ray.kill(controller)
+            except ray.exceptions.RayError:
+                pass  # it ended
         self._thread.join(GIVE_UP_SECONDS)
 
 

@@ -89,6 +89,8 @@ def load_best(where: str | Path) -> dict[str, Any]:
     try:
         if folder.is_file():
             return load(Folder(folder.where.rpartition("/")[0] or "."), folder.name)
+        if folder.path and not folder.path.exists():
+            raise UserError(f"{where}: no such file or folder")
         if BEST not in folder.names():
             raise UserError(f"{where}: holds no {BEST}; is it the folder of a run?")
     except OSError as error:

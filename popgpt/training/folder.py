@@ -124,9 +124,10 @@ def holds_unfinished(config: Config) -> bool:
     if begun and (finished or others):
         key = others[0] if others else ""
         other = f" of {key}={shortened(before[key])}, not {shortened(getattr(config, key))}" if others else ""
+        further = " and a larger max_iters" if finished and not others else ""
         raise UserError(
             f"out_dir={config.out_dir} holds {'a finished' if finished else 'an unfinished'} run{other}: "
-            f"continue it with init_from=resume, or choose another out_dir, or remove it first"
+            f"continue it with init_from=resume{further}, or choose another out_dir, or remove it first"
         )
     return not others
 

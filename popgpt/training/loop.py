@@ -23,7 +23,7 @@ from popgpt.training.evaluation import batch_loss, evaluate
 from popgpt.training.keeper import Keeper
 from popgpt.training.optim import lr_at, set_lr, trainable
 from popgpt.training.run import Run, begin, capture, summarize, take_best
-from popgpt.training.world import World
+from popgpt.training.world import World, keep_freed_memory
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
@@ -49,7 +49,8 @@ def fit(
         UserError: nothing to resume, a run that is in the way, a loss that is not finite, no memory, a full disk.
     """
     started = time.perf_counter()
-    with told_of_memory(config), Keeper(Folder(config.out_dir), world.is_main) as keeper:
+    keep_freed_memory()
+    with told_plainly(config), Keeper(Folder(config.out_dir), world.is_main) as keeper:
         run = begin(config, dataset, world)
         rows = make_rows(config, dataset, "train", config.seed)
         forward = torch.compile(run.model) if config.compile else run.model
@@ -60,7 +61,7 @@ def fit(
             due = run.iteration % config.eval_interval == 0 or run.iteration == config.max_iters
             if due:
                 row |= evaluate(run.model, dataset, "val", config, world)
-                check_finite(row["val_loss"], run.iteration, row["learning_rate"], config)
+                check_finite(row["val_loss"], run.iteration, row["learning_rate"])
                 row |= {"save_seconds": keeper.write_seconds, "save_wait_seconds": keeper.wait_seconds}
             if due or run.iteration % config.log_interval == 0:
                 keeper.log(row)
@@ -127,28 +128,33 @@ def skip(run: Run, loss: float, norm: float, learning_rate: float, config: Confi
     """
     run.skipped += 1
     if config.on_nan == "stop" or run.skipped == MOST_SKIPPED:
-        check_finite(loss, run.iteration + 1, learning_rate, config)
-        check_finite(norm, run.iteration + 1, learning_rate, config, "gradient")
+        check_finite(loss, run.iteration + 1, learning_rate)
+        check_finite(norm, run.iteration + 1, learning_rate, "gradient")
     logger.warning("iteration %d is skipped: its loss or gradient is not finite", run.iteration + 1)
 
 
-def check_finite(value: float, iteration: int, learning_rate: float, config: Config, what: str = "loss") -> None:
-    """Raises UserError where a loss or gradient is not finite, with what to change and what there is to go on from."""
+class NotFiniteError(UserError):
+    """A loss or gradient is infinite or no number."""
+
+
+def check_finite(value: float, iteration: int, learning_rate: float, what: str = "loss") -> None:
+    """Raises NotFiniteError with what to change."""
     if not math.isfinite(value):
-        run_folder = Folder(config.out_dir)
-        last = folder.last_state(run_folder)
-        saved = f"; the last good state is {run_folder.at(last)}" if last else ""
-        raise UserError(
+        raise NotFiniteError(
             f"the {what} is not finite at iteration {iteration} (learning_rate={learning_rate:g}); "
-            f"lower learning_rate, raise warmup_iters or set grad_clip{saved}"
+            f"lower learning_rate, raise warmup_iters or set grad_clip"
         )
 
 
 @contextmanager
-def told_of_memory(config: Config) -> Iterator[None]:
-    """Turns torch's lack of memory into UserError."""
+def told_plainly(config: Config) -> Iterator[None]:
+    """Says what there is to go on from where a loss is not finite, and what to lower where memory does not suffice."""
     try:
         yield
+    except NotFiniteError as error:
+        run_folder = Folder(config.out_dir)
+        last = folder.last_state(run_folder)
+        raise UserError(f"{error}; the last good state is {run_folder.at(last)}" if last else str(error)) from None
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise

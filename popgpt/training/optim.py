@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from popgpt.config import Config
 from popgpt.model.gpt import GPT
+from popgpt.training.world import World
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+ALONE = World(torch.device("cpu"))
 
 
 def lr_at(iteration: int, config: Config) -> float:
@@ -35,25 +36,42 @@ class Muon(torch.optim.Optimizer):
     last bit of a sum, which depends on the number of workers, into another step.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        world: World = ALONE,
+    ):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self._world = world
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
+            parameters = [p for p in group["params"] if p.grad is not None]
+            for parameter, direction in zip(parameters, self._directions(parameters, group["momentum"]), strict=True):
+                scale = 0.2 * math.sqrt(max(parameter.shape))
+                parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"] * scale)
 
-    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
+    def _directions(self, parameters: list[Tensor], momentum: float) -> Iterable[Tensor]:
+        """Each parameter's direction. A worker orthogonalizes its part of the matrices and gets the others'."""
+        owners = self._world.owners([newton_schulz_cost(p) for p in parameters])
+        return self._world.from_owners(
+            (self._direction(p, momentum, owner) for p, owner in zip(parameters, owners, strict=True)), owners
+        )
+
+    def _direction(self, parameter: Tensor, momentum: float, owner: int) -> Tensor:
+        """The momentum moves on every worker, so that each holds the whole state; what it gives only on the owner."""
+        assert parameter.grad is not None
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
-        assert parameter.grad is not None
-        momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-        direction = orthogonalize(parameter.grad.lerp(momentum, group["momentum"]))
-        scale = 0.2 * math.sqrt(max(parameter.shape))
-        parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"] * scale)
+        moved = state["momentum"].lerp_(parameter.grad, 1 - momentum)
+        if owner != self._world.rank:
+            return torch.empty_like(parameter)
+        return orthogonalize(parameter.grad.lerp(moved, momentum))
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -68,8 +86,17 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
     return x.T if tall else x
 
 
-def make_optimizers(model: GPT, config: Config) -> list[torch.optim.Optimizer]:
-    """The blocks' matrices under `optimizer`, everything else under AdamW; vectors do not decay."""
+def newton_schulz_cost(matrix: Tensor) -> int:
+    """Multiplications of one of orthogonalize's steps, [m, n] -> a number."""
+    short, long = sorted(matrix.shape)
+    return short * short * (2 * long + short)
+
+
+def make_optimizers(model: GPT, config: Config, world: World) -> list[torch.optim.Optimizer]:
+    """The blocks' matrices under `optimizer`, everything else under AdamW; vectors do not decay.
+
+    Muon's work is shared out over `world`; every worker must step with the same gradients.
+    """
     matrices = [p for p in model.blocks.parameters() if p.dim() == 2]
     inside = {id(p) for p in matrices}
     tables = [p for p in model.parameters() if p.dim() == 2 and id(p) not in inside]
@@ -82,7 +109,7 @@ def make_optimizers(model: GPT, config: Config) -> list[torch.optim.Optimizer]:
     adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
     if not muon:
         return [adamw]
-    return [Muon(matrices, config.learning_rate, weight_decay=config.weight_decay), adamw]
+    return [Muon(matrices, config.learning_rate, weight_decay=config.weight_decay, world=world), adamw]
 
 
 def set_lr(optimizers: Iterable[torch.optim.Optimizer], lr: float) -> None:

@@ -44,7 +44,7 @@ class Run:
 def begin(config: Config, dataset: Dataset, world: World) -> Run:
     """The run whose state is in out_dir; where there is none, a new one that starts as `init_from` says."""
     model = GPT(config, len(dataset.meta.vocabulary)).to(world.device)
-    run = Run(model, make_optimizers(model, config), init_from=config.init_from)
+    run = Run(model, make_optimizers(model, config, world), init_from=config.init_from)
     state = checkpoint.load_latest(Folder(config.out_dir))
     if state:
         restore(run, state, config, dataset)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import ctypes
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+# malloc.h. The second alone would make it worse: setting either ends glibc's own adjusting of the first.
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
+LARGE_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,32 @@ class World:
             parameter.grad = flat[start : start + gradient.numel()].view_as(gradient)
             start += gradient.numel()
 
+    def owners(self, costs: Sequence[float]) -> list[int]:
+        """The worker that does each piece of work: the dearest first, to whoever has least so far."""
+        loads = [0.0] * self.size
+        owners = [0] * len(costs)
+        for piece in sorted(range(len(costs)), key=lambda piece: -costs[piece]):
+            owners[piece] = loads.index(min(loads))
+            loads[owners[piece]] += costs[piece]
+        return owners
+
+    def from_owners(self, tensors: Iterable[Tensor], owners: Sequence[int]) -> Iterable[Tensor]:
+        """Each tensor as its owner has it, to the bit, in one exchange; of the others' only shape and type are read."""
+        if self.size == 1:
+            return tensors
+        tensors = list(tensors)
+        received = list(tensors)
+        exchanges = []
+        for owner in sorted(set(owners)):
+            held = [index for index, other in enumerate(owners) if other == owner]
+            flat = torch.cat([tensors[index].flatten() for index in held])
+            for index, part in zip(held, torch.split(flat, [tensors[index].numel() for index in held]), strict=True):
+                received[index] = part.view(tensors[index].shape)
+            exchanges.append(dist.broadcast(flat, owner, async_op=True))
+        for exchange in exchanges:
+            exchange.wait()
+        return received
+
     def _reduce(self, tensor: Tensor) -> None:
         if self.size > 1:
             dist.all_reduce(tensor)
@@ -67,3 +99,12 @@ def pick_device(name: str, index: int = 0) -> torch.device:
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", index)
+
+
+def keep_freed_memory() -> bool:
+    """Keep what tensors free for the next ones: given back, it is paged in again at every iteration.
+
+    True where the C library is one that can be told so (glibc).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    return mallopt is not None and all(mallopt(option, LARGE_BYTES) for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD))

@@ -112,7 +112,14 @@ def test_what_a_worker_gets() -> None:
     assert laptop.per_worker(16, "cpu") == {"CPU": 0.5}
     with pytest.raises(UserError, match="workers=2 with device=cuda need 2 GPUs; there are 0"):
         laptop.per_worker(2, "cuda")
+    assert laptop.per_worker(16, "cpu", fewest=1) == {"CPU": 1}
     cluster = session.Resources(cpus=64, gpus=4, local=False)
     assert cluster.per_worker(4, "auto") == {"CPU": 1, "GPU": 1}
     assert cluster.per_worker(8, "auto") == {"CPU": 1}
-    assert cluster.per_worker(8, "cuda") == {"CPU": 1, "GPU": 1}
+    assert cluster.per_worker(8, "cuda", fewest=2) == {"CPU": 1, "GPU": 1}
+    with pytest.raises(UserError, match="workers=8 with device=cuda need 8 GPUs; there are 4"):
+        cluster.per_worker(8, "cuda")
+    with pytest.raises(UserError, match="workers=65 need 65 CPU cores; the cluster has 64"):
+        cluster.per_worker(65, "cpu")
+    growing = session.Resources(cpus=1, gpus=0, local=False, grows=True)
+    assert growing.per_worker(8, "cuda") == {"CPU": 1, "GPU": 1}

@@ -214,3 +214,36 @@ def test_resuming_refuses_what_cannot_go_on(tiny: Make) -> None:
         run(tiny(init_from="resume", max_iters=3))
     with pytest.raises(UserError, match="trained on another dataset"):
         run(tiny(init_from="resume", data_seed=2, dataset="calculator-other"))
+
+
+def test_an_iteration_that_is_not_finite_can_be_skipped(
+    tiny: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One whose gradient overflows, as a bit that flips in a GPU's memory would make it."""
+    summed = World.sum_gradients
+    iterations = iter(range(1, 100))
+
+    def overflowing(world: World, parameters: Any, divisor: float) -> None:
+        summed(world, parameters, divisor)
+        if next(iterations) == 3:
+            next(iter(parameters)).grad[0] = float("inf")
+
+    monkeypatch.setattr(World, "sum_gradients", overflowing)
+    config = tiny(on_nan="skip", max_iters=6)
+    result, rows = run(config)
+    assert result["status"] == "completed"
+    assert [row["iteration"] for row in rows if row["gradient_norm"] == float("inf")] == [3]
+    assert logged(config)[2]["gradient_norm"] is None
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "iteration 3 is skipped: its loss or gradient is not finite"
+    ]
+    assert all(torch.isfinite(tensor).all() for tensor in weights(config).values())
+    iterations = iter(range(1, 100))
+    with pytest.raises(UserError, match=r"gradient is not finite at iteration 3 .*last good state is .*/state-2\.pt"):
+        run(tiny(out_dir=config.out_dir + "-stopped"))
+
+
+def test_skipping_ends_where_it_is_the_weights_that_are_not_finite(tiny: Make) -> None:
+    config = tiny(learning_rate=1e30, min_lr=1e30, optimizer="adamw", warmup_iters=0, grad_clip=0.0, on_nan="skip")
+    with pytest.raises(UserError, match=r"the loss is not finite at iteration \d+"):
+        run(config.model_copy(update={"max_iters": 50, "eval_interval": 50}))

@@ -5,7 +5,7 @@ import torch
 
 from popgpt.config import make_config
 from popgpt.model.gpt import GPT
-from popgpt.training.optim import Muon, lr_at, make_optimizers, orthogonalize
+from popgpt.training.optim import ALONE, Muon, lr_at, make_optimizers, orthogonalize
 
 
 def test_learning_rate_warms_up_then_follows_a_cosine_then_stays() -> None:
@@ -31,7 +31,7 @@ def test_orthogonalized_matrices_have_singular_values_near_one(shape: tuple[int,
 def test_muon_takes_the_blocks_matrices_and_adamw_the_rest() -> None:
     config = make_config({"d_model": 16, "d_head": 8, "bias": True})
     model = GPT(config, 10)
-    muon, adamw = make_optimizers(model, config)
+    muon, adamw = make_optimizers(model, config, ALONE)
     in_muon = {id(p) for group in muon.param_groups for p in group["params"]}
     in_adamw = [id(p) for group in adamw.param_groups for p in group["params"]]
     assert isinstance(muon, Muon)
@@ -42,7 +42,7 @@ def test_muon_takes_the_blocks_matrices_and_adamw_the_rest() -> None:
 
 def test_only_matrices_decay() -> None:
     config = make_config({"d_model": 16, "d_head": 8, "bias": True, "optimizer": "adamw", "weight_decay": 0.1})
-    (adamw,) = make_optimizers(GPT(config, 10), config)
+    (adamw,) = make_optimizers(GPT(config, 10), config, ALONE)
     decays = {p.dim(): group["weight_decay"] for group in adamw.param_groups for p in group["params"]}
     assert decays == {2: 0.1, 1: 0.0}
 
