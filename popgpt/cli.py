@@ -56,7 +56,7 @@ def absolute(config: Config) -> Config:
     if is_uri(config.data_dir):
         raise UserError(f"data_dir={config.data_dir} should be a path: datasets are mapped into memory")
     names = ["out_dir", "data_dir", *(["init_from"] if config.init_from not in ("scratch", "resume") else [])]
-    return config.model_copy(update={name: files.absolute(getattr(config, name)) for name in names})
+    return config.model_copy(update={name: files.absolute(getattr(config, name), f"{name}: ") for name in names})
 
 
 def run(main: Callable[[Sequence[str] | None], int | None]) -> None:

@@ -17,9 +17,9 @@ from popgpt.config import UserError
 from popgpt.stores import OBJECT_STORES, is_uri, open_store, refuse_secrets, told_plainly
 
 
-def absolute(where: str) -> str:
+def absolute(where: str, called: str = "") -> str:
     """`where` as any process on this machine finds it. Raises UserError for a URI with a key in it."""
-    refuse_secrets(where)
+    refuse_secrets(where, called)
     if not is_uri(where):
         return str(Path(where).resolve())
     base, mark, query = where.partition("?")

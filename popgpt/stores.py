@@ -36,11 +36,11 @@ def is_uri(where: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", where) is not None
 
 
-def refuse_secrets(where: str) -> None:
+def refuse_secrets(where: str, called: str = "") -> None:
     """Raises UserError for a URI with a key in it, which would be kept with the run and shown."""
     if is_uri(where) and SECRET.search(where):
         raise UserError(
-            f"{where.partition('://')[0]}://... should hold no key, as it is kept with the run and shown: "
+            f"{called}{where.partition('://')[0]}://... should hold no key, as it is kept with the run and shown: "
             f"set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
         )
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from popgpt.config import Config, make_config, merge
+from tests import s3
 
 TINY: dict[str, Any] = {
     "operations": "+-",
@@ -48,3 +50,22 @@ def tiny(tmp_path: Path, shared_data: Path) -> Callable[..., Config]:
         return make_config(given)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.Server]:
+    """An S3 server for tests that leave it as it is, with a bucket `bucket`."""
+    server = s3.serve(tmp_path_factory.mktemp("s3") / "log")
+    try:
+        server.make_bucket("bucket")
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def store(s3_server: s3.Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of an empty folder on the S3 server, which the environment names as a user's does."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://bucket/{uuid.uuid4().hex}"
