@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,3 +87,60 @@ def serve(log: Path) -> Server:
             if time.monotonic() > deadline or process.poll() is not None:
                 raise
             time.sleep(0.1)
+
+
+class Way:
+    """A port that leads to a server's, and can be cut and mended: to its users the server is away and back."""
+
+    def __init__(self, server: Server):
+        self._to = server.port
+        self._open: list[socket.socket] = []
+        self._listen(0)
+        self.port: int = self._listener.server_address[1]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a user sets."""
+        return {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}"}
+
+    def cut(self) -> None:
+        """Refuse connections, and end those that there are."""
+        self._listener.shutdown()
+        self._listener.server_close()
+        for end in self._open:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        self._listen(self.port)
+
+    def _listen(self, port: int) -> None:
+        way = self
+
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                with socket.create_connection(("127.0.0.1", way._to)) as server:
+                    way._open += [self.request, server]
+                    back = threading.Thread(target=pump, args=(server, self.request), daemon=True)
+                    back.start()
+                    pump(self.request, server)
+                    back.join()
+
+        class Listener(socketserver.ThreadingTCPServer):
+            allow_reuse_address = True
+            daemon_threads = True
+
+            def handle_error(self, request: object, address: object) -> None:
+                """A connection that ended is no trouble here."""
+
+        self._listener = Listener(("127.0.0.1", port), Handler)
+        threading.Thread(target=self._listener.serve_forever, args=(0.05,), daemon=True).start()
+
+
+def pump(source: socket.socket, sink: socket.socket) -> None:
+    """Pass on what comes, until it ends."""
+    with suppress(OSError):
+        while chunk := source.recv(2**16):
+            sink.sendall(chunk)
+    with suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
