@@ -138,9 +138,7 @@ def test_no_key_is_kept_with_a_run(here: Path, store: str, monkeypatch: pytest.M
 def test_a_sweep_is_on_a_disk(here: Path) -> None:
     from popgpt import tune
 
-    (here / "space.yaml").write_text(
-        "config: tiny.yaml\nspace: {d_model: {choice: [16, 32]}}\nasha: null\n"
-    )
+    (here / "space.yaml").write_text("config: tiny.yaml\nspace: {d_model: {choice: [16, 32]}}\nasha: null\n")
     with pytest.raises(UserError, match="out_dir=s3://bucket/sweep should be a path"):
         tune.main(["space.yaml", "out_dir=s3://bucket/sweep"])
 
