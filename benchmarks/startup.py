@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-ENTRIES = ("train", "tune", "prepare", "evaluate", "sample", "explain")
+ENTRIES = ("train", "tune", "prepare", "evaluate", "sample", "explain", "track")
 RUNS = 9
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from popgpt.config import Config, make_config, merge
+from popgpt.tracking.identity import Identity
 from tests import s3
 
 TINY: dict[str, Any] = {
@@ -41,13 +42,22 @@ def shared_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("data")
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An SQLite store of MLflow's, which takes seconds to make."""
+    from popgpt.tracking.mlflow import Mlflow
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    Mlflow(f"sqlite:///{path}").find(Identity(f"sqlite:///{path}", "e", "n"))
+    return path.read_bytes()
+
+
 @pytest.fixture
 def tiny(tmp_path: Path, shared_data: Path) -> Callable[..., Config]:
     """Makes the config of a run that trains in well under a second; keywords replace its parameters."""
 
     def make(**over: Any) -> Config:
-        given = merge({**TINY, "out_dir": str(tmp_path / "out"), "data_dir": str(shared_data)}, over)
-        return make_config(given)
+        return tiny_config(**{"out_dir": str(tmp_path / "out"), "data_dir": str(shared_data), **over})
 
     return make
 
@@ -69,3 +79,8 @@ def store(s3_server: s3.Server, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     return f"s3://bucket/{uuid.uuid4().hex}"
+
+
+def tiny_config(**over: Any) -> Config:
+    """TINY with `over` on top."""
+    return make_config(merge(TINY, over))

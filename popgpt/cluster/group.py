@@ -19,7 +19,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from popgpt.cluster.channel import Channel
-from popgpt.cluster.controller import Failures, Handle, cause
+from popgpt.cluster.controller import DEATH, LOST, Failures, Handle, cause
 from popgpt.cluster.worker import work
 from popgpt.config import Config, UserError
 from popgpt.files import Folder
@@ -69,7 +69,7 @@ def train_on_workers(
         group.end(listener.controller)
         ray.kill(channel)
         shutil.rmtree(scratch, ignore_errors=True)
-    return listener.outcome(group.failure)
+    return listener.outcome(group.failure, stopping)
 
 
 class Listener:
@@ -83,6 +83,7 @@ class Listener:
         self._report = report
         self._workers: list[Any] = []
         self._reported = 0
+        self._failed: tuple[str, int] | None = None  # why, and after which reported iteration
         self._result: Row | None = None
 
     def take(self, message: dict[str, Any]) -> None:
@@ -103,9 +104,13 @@ class Listener:
             self.begun = True
             self._workers.append(what)
         elif kind == "failed":
+            self.begun = False
             self._workers.clear()
             if not self.error:
                 logger.warning("the workers failed: %s", what)
+            if what not in (DEATH, LOST) and self._failed == (what, self._reported):
+                self.error = f"the workers failed twice in the same way: {what}"
+            self._failed = (what, self._reported)
 
     def watch(self, silence: float) -> None:
         """Kill the workers where nothing was heard of them for too long: Ray then starts them again."""
@@ -115,13 +120,13 @@ class Listener:
                 ray.kill(worker)
             self._workers.clear()
 
-    def outcome(self, failure: BaseException | None) -> Row:
+    def outcome(self, failure: BaseException | None, stopping: bool) -> Row:
         """The result, or the exception that stands for there being none."""
         if self.error:
             raise UserError(self.error)
         if self._result:
             return self._result
-        if failure is None:
+        if stopping or failure is None:
             raise KeyboardInterrupt
         raise UserError(describe_failure(failure, self._config)) from failure
 

@@ -57,8 +57,13 @@ class Keeper:
         """Whether something could not be written."""
         return self._trouble is not None
 
-    def begin(self, iteration: int, best: bool) -> None:
-        """Go on after `iteration`, whose state is the best so far or not: undo what a killed run left half done."""
+    def begin(self, iteration: int, best: bool, result: Row) -> None:
+        """Go on after `iteration`: undo or complete what a killed run left half done.
+
+        Args:
+            best: the state of `iteration` is the best so far.
+            result: what result.json holds then.
+        """
         if not self._active:
             return
         self._saved = iteration or None
@@ -71,10 +76,12 @@ class Keeper:
         kept = [row for row in folder.read_metrics(self._folder) if row["iteration"] <= iteration]
         self._lines = [folder.metrics_line(row) for row in kept]
         self._folder.write(folder.METRICS, "".join(self._lines).encode())
+        if iteration and folder.read_result(self._folder).get("last_iteration") != iteration:
+            folder.write_result(self._folder, result)
 
     def log(self, row: Row) -> None:
         """Add a row to metrics.jsonl; in a store it gets there with the next state."""
-        if not self._active:
+        if not self._active or self.failed:  # after half a line, no other line
             return
         line = folder.metrics_line(row)
         if not self._folder.path:

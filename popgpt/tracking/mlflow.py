@@ -1,0 +1,244 @@
+"""What popgpt tells MLflow. Every call says only what MLflow does not have yet, so each may be made again."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from popgpt.files import Folder
+from popgpt.tracking.failure import failure
+from popgpt.tracking.identity import Identity, Value, rows
+
+STATUSES = {"completed": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+TOKEN = "popgpt.token"
+DIGEST = "popgpt.sha256/"
+METRICS_A_CALL = 1000
+TEXTS_A_CALL = 100
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # popgpt tries again itself, and looks first whether it must
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+}
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of an SQLite store, absolute; None for another kind of store, and for SQLite's own `file:` names."""
+    path = uri.removeprefix("sqlite:///")
+    return Path(path).absolute() if uri != path and not path.startswith("file:") else None
+
+
+@dataclass
+class Known:
+    """What MLflow has of a run."""
+
+    status: str = "RUNNING"
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    metrics: set[str] = field(default_factory=set)
+    steps: dict[str, set[int]] | None = None  # by metric; None: not asked for yet
+
+
+@contextmanager
+def reaching(uri: str) -> Iterator[None]:
+    """Raises ConnectionError, in one line, for what the client raises inside."""
+    try:
+        yield
+    except Exception as error:
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        if not isinstance(error, MlflowException | SQLAlchemyError):
+            raise
+        told = failure(error)
+        what = "refuses" if told["answered"] else "does not answer"
+        raise ConnectionError(f"MLflow at {uri} {what} ({told['error']})") from None
+
+
+class Mlflow:
+    """A connection to MLflow. Every method raises what the client raises, and can be called again then."""
+
+    def __init__(self, uri: str) -> None:
+        """Connect to MLflow at `uri`; a new SQLite store is made here, which takes seconds."""
+        for key, value in ENVIRONMENT.items():
+            os.environ.setdefault(key, value)
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(mlflow|sqlalchemy|alembic)\b")
+        from mlflow import MlflowClient
+
+        for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised, and told in one line
+        path = sqlite_path(uri)
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            open(path, "ab").close()  # what cannot be written is said at once; MLflow would try for half a minute
+        self._client = MlflowClient(uri)
+        self._runs: dict[str, Known] = {}
+
+    # What a run's process says, by the names of `sender.Operation`
+
+    def start(self, run: Identity, folder: str | None, again: bool) -> str:
+        """Begin or go on with a run. Returns its id. `again`: it may be there already."""
+        run_id = self.find(run) if again else None
+        if run_id is None:
+            run_id = self.create(run)
+        elif self.known(run_id).status != "RUNNING":
+            self._client.update_run(run_id, "RUNNING")
+            self.known(run_id).status = "RUNNING"
+        self.describe(run_id, run.params, run.tags)
+        return run_id
+
+    def earlier(self, run: Identity, folder: str, before: int | None) -> None:
+        """Send what metrics.jsonl holds of iterations under `before`, what earlier processes logged."""
+        self.log(run.ids["mlflow"], run.values(rows(Folder(folder), before)))
+
+    def metrics(self, run: Identity, values: Sequence[Value]) -> None:
+        self.log(run.ids["mlflow"], values)
+
+    def tags(self, run: Identity, tags: Mapping[str, str]) -> None:
+        self.describe(run.ids["mlflow"], {}, tags)
+
+    def artifact(self, run: Identity, path: str, folder: str | None) -> None:
+        self.store(run.ids["mlflow"], Path(path), folder)
+
+    def finish(self, run: Identity, status: str, values: Sequence[Value], tags: Mapping[str, str]) -> None:
+        self.log(run.ids["mlflow"], values)
+        self.end(run.ids["mlflow"], status, tags)
+
+    # What they are made of
+
+    def find(self, run: Identity) -> str | None:
+        """The id of the run as MLflow has it: by its id, or else by its token."""
+        from mlflow.exceptions import MlflowException
+
+        run_id = run.ids.get("mlflow")
+        if run_id:
+            try:
+                self.known(run_id)
+                return run_id
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+        experiment = self._client.get_experiment_by_name(run.experiment)
+        if experiment is None:
+            return None
+        found = self._client.search_runs([experiment.experiment_id], f"tags.`{TOKEN}` = '{run.token}'", max_results=1)
+        return str(found[0].info.run_id) if found else None
+
+    def create(self, run: Identity) -> str:
+        """Make the run, without parameters yet. Returns its id."""
+        tags = {TOKEN: run.token, "mlflow.source.name": "popgpt", "mlflow.source.type": "LOCAL"}
+        with suppress(OSError, KeyError):
+            tags["mlflow.user"] = getpass.getuser()
+        if run.parent:
+            tags["mlflow.parentRunId"] = run.parent
+        experiment = self._experiment(run)
+        run_id = str(self._client.create_run(experiment, run.begun, tags, run.name).info.run_id)
+        self._runs[run_id] = Known(tags=tags, steps={})
+        return run_id
+
+    def known(self, run_id: str) -> Known:
+        """What MLflow has of a run."""
+        if run_id not in self._runs:
+            seen = self._client.get_run(run_id)
+            data = seen.data
+            self._runs[run_id] = Known(seen.info.status, dict(data.params), dict(data.tags), set(data.metrics))
+        return self._runs[run_id]
+
+    def steps(self, run_id: str) -> dict[str, set[int]]:
+        """The steps at which MLflow has a value, by metric."""
+        known = self.known(run_id)
+        if known.steps is None:
+            history = self._client.get_metric_history
+            known.steps = {name: {value.step for value in history(run_id, name)} for name in known.metrics}
+        return known.steps
+
+    def missing(self, run_id: str, values: Sequence[Value]) -> list[Value]:
+        """Those of `values` whose metric has nothing at their step; the first of several at one step."""
+        first: dict[tuple[str, int], Value] = {}
+        for value in values:
+            first.setdefault((value[0], value[3]), value)
+        steps = self.steps(run_id)
+        return [value for (name, step), value in first.items() if step not in steps.get(name, ())]
+
+    def log(self, run_id: str, values: Sequence[Value]) -> int:
+        """Send those of `values` that MLflow does not have. Returns how many they were."""
+        from mlflow.entities import Metric
+
+        new = self.missing(run_id, values)
+        for start in range(0, len(new), METRICS_A_CALL):
+            batch = new[start : start + METRICS_A_CALL]
+            self._client.log_batch(run_id, metrics=[Metric(*value) for value in batch])
+            for name, _, _, step in batch:
+                self.steps(run_id).setdefault(name, set()).add(step)
+        return len(new)
+
+    def describe(self, run_id: str, params: Mapping[str, str], tags: Mapping[str, str]) -> list[str]:
+        """Send the parameters of which MLflow has no value, and the tags that differ. Returns the names of both."""
+        from mlflow.entities import Param, RunTag
+
+        known = self.known(run_id)
+        new = {key: value for key, value in params.items() if key not in known.params}
+        changed = {key: value for key, value in tags.items() if known.tags.get(key) != value}
+        left, waiting = iter(new.items()), iter(changed.items())
+        for _ in range(0, max(len(new), len(changed)), TEXTS_A_CALL):
+            some, others = dict(islice(left, TEXTS_A_CALL)), dict(islice(waiting, TEXTS_A_CALL))
+            texts = {"params": [Param(*p) for p in some.items()], "tags": [RunTag(*t) for t in others.items()]}
+            self._client.log_batch(run_id, **texts)
+            known.params |= some
+            known.tags |= others
+        return [*new, *changed]
+
+    def store(self, run_id: str, path: Path, folder: str | None = None) -> list[str]:
+        """Send a file, or a folder's files, where MLflow has not that content. Returns the names of what was sent."""
+        if not path.exists():
+            raise FileNotFoundError(2, "No such file", str(path))
+        sent = []
+        for file in [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file()):
+            inside = file.relative_to(path).parent if path.is_dir() else Path()
+            place = (Path(folder or "") / inside).as_posix()
+            name = (Path(place) / file.name).as_posix()
+            with open(file, "rb") as content:
+                tag = {DIGEST + name: hashlib.file_digest(content, "sha256").hexdigest()}
+            if not tag.items() <= self.known(run_id).tags.items():
+                self._client.log_artifact(run_id, str(file), None if place == "." else place)
+                self.describe(run_id, {}, tag)
+                sent.append(name)
+        return sent
+
+    def end(self, run_id: str, status: str, tags: Mapping[str, str]) -> bool:
+        """Say how the run ended: completed, stopped, failed or interrupted. Whether MLflow did not have that."""
+        changed = self.describe(run_id, {}, {"status": status, **tags})
+        if self.known(run_id).status != STATUSES[status]:
+            self._client.set_terminated(run_id, STATUSES[status])
+            self.known(run_id).status = STATUSES[status]
+            return True
+        return bool(changed)
+
+    def _experiment(self, run: Identity) -> str:
+        """The experiment's id, made or restored if need be. Artifacts of an SQLite store lie beside it, whatever
+        process logs them.
+        """
+        from mlflow.exceptions import MlflowException
+
+        found = self._client.get_experiment_by_name(run.experiment)
+        if found is None:
+            path = sqlite_path(run.uri)
+            location = (path.parent / "mlartifacts").as_uri() if path else None
+            try:
+                return str(self._client.create_experiment(run.experiment, location))
+            except MlflowException:
+                found = self._client.get_experiment_by_name(run.experiment)
+                if found is None:
+                    raise
+        if found.lifecycle_stage == "deleted":
+            self._client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)

@@ -1,0 +1,72 @@
+"""What popgpt tells W&B, which keeps a copy of it in the run's folder and sends that by itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from popgpt.files import Folder
+from popgpt.tracking.identity import Identity, Value
+
+
+class Wandb:
+    """A connection to W&B. Its methods are named as `sender.Operation` has it, and raise what the client raises."""
+
+    def __init__(self) -> None:
+        """Connect. Raises ImportError without wandb, or without a key and not offline; a key is never asked for."""
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb
+
+        if os.environ.get("WANDB_MODE", "online") in ("online", "shared") and not wandb.login(prompt=False):
+            raise ImportError("no W&B key: `wandb login`, or WANDB_MODE=offline")
+        self._wandb = wandb
+        self._runs: dict[str, Any] = {}
+
+    def start(self, run: Identity, folder: str | None, again: bool) -> str:
+        """Begin or go on with a run; its files go to `folder`, where that is on this machine. Returns its id."""
+        place = Folder(folder) if folder else None
+        if place:
+            place.make()
+        started = self._wandb.init(
+            project=run.project,
+            name=run.name,
+            group=run.group,
+            config={**run.params, **run.tags},
+            dir=str(place.path) if place and place.path else None,
+            id=run.ids.get("wandb"),
+            resume="allow" if "wandb" in run.ids else None,
+            reinit="create_new",
+            settings=self._wandb.Settings(silent=True, console="off", init_timeout=30, x_disable_stats=True),
+        )
+        started.define_metric("iteration")
+        started.define_metric("*", step_metric="iteration")
+        self._runs[run.token] = started
+        return str(started.id)
+
+    def metrics(self, run: Identity, values: Sequence[Value]) -> None:
+        found: dict[int, dict[str, float]] = {}
+        for name, value, _, iteration in values:
+            found.setdefault(iteration, {"iteration": iteration})[name] = value
+        for row in found.values():
+            self._run(run).log(row)
+
+    def tags(self, run: Identity, tags: Mapping[str, str]) -> None:
+        self._run(run).config.update(dict(tags), allow_val_change=True)
+
+    def artifact(self, run: Identity, path: str, folder: str | None) -> None:
+        root = Path(path)
+        for file in [root] if root.is_file() else [f for f in root.rglob("*") if f.is_file()]:
+            self._run(run).save(str(file), base_path=str(root.parent), policy="now")
+
+    def finish(self, run: Identity, status: str, values: Sequence[Value], tags: Mapping[str, str]) -> None:
+        self.metrics(run, values)
+        self.tags(run, {"status": status, **tags})
+        self._run(run).finish(exit_code=int(status not in ("completed", "stopped")))
+
+    def _run(self, run: Identity) -> Any:
+        """The run as begun by this process."""
+        if run.token not in self._runs:
+            raise KeyError("the run was not begun")
+        return self._runs[run.token]

@@ -1,0 +1,123 @@
+"""Services for tests: MLflow in this process, a real server, and a way to it that can be closed or slow."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from popgpt.tracking import helper, sender
+from popgpt.tracking.failure import failure
+from popgpt.tracking.identity import Identity
+from popgpt.tracking.sender import Operation, UnsentError
+
+
+class Inside(sender.Helper):
+    """The process that sends, in this one: MLflow's import is paid once."""
+
+    connections: dict[str, Any] = {}  # noqa: RUF012
+
+    def ask(self, run: Identity, operation: Operation) -> Any:
+        try:
+            service, uri = self._arguments
+            if uri not in self.connections:
+                self.connections[uri] = helper.connect(service, uri)
+            request = {"kind": operation.kind, "data": operation.data, "run": vars(run)}
+            return helper.perform(self.connections[uri], json.loads(json.dumps(request)))
+        except Exception as error:
+            told = failure(error)
+            raise UnsentError(told["error"], told["refused"], told["answered"]) from None
+
+
+def client(uri: str) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[int]:
+    """An MLflow server on an SQLite store in `folder`, while the context lasts. Yields its port."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--uvicorn-opts", "--timeout-keep-alive 60"]  # longer than a slow proxy takes
+    stores = ["--backend-store-uri", f"sqlite:///{folder}/s.db", "--artifacts-destination", str(folder / "artifacts")]
+    process = subprocess.Popen([*command, *stores], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
+    try:
+        for _ in range(1200):
+            with closing(socket.socket()) as s:
+                if s.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+class Proxy:
+    """A port of its own before the server's. While it is closed, connections are refused and those there are cut.
+    `delay`: seconds before each request is passed on.
+    """
+
+    def __init__(self, port: int):
+        self._to = port
+        self.port = free_port()
+        self.delay = 0.0
+        self._listener: socket.socket | None = None
+        self._open: set[socket.socket] = set()
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def open(self) -> None:
+        self._listener = socket.socket()
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listener.bind(("127.0.0.1", self.port))
+        self._listener.listen()
+        threading.Thread(target=self._accept, args=[self._listener], daemon=True).start()
+
+    def close(self) -> None:
+        for one in [self._listener, *self._open]:
+            if one:
+                with suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+                one.close()
+        self._open.clear()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                near = listener.accept()[0]
+                far = socket.create_connection(("127.0.0.1", self._to))
+            except OSError:
+                return
+            self._open |= {near, far}
+            threading.Thread(target=self._pass, args=[near, far, True], daemon=True).start()
+            threading.Thread(target=self._pass, args=[far, near, False], daemon=True).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket, is_request: bool) -> None:
+        with suppress(OSError):
+            while chunk := source.recv(1 << 16):
+                if is_request:
+                    time.sleep(self.delay)
+                sink.sendall(chunk)
+        for one in (source, sink):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+            self._open.discard(one)

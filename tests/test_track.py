@@ -1,0 +1,323 @@
+"""What MLflow has in the end: after `popgpt.track sync`, and after servers that refuse, answer late or forget."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from popgpt import track, tracking
+from popgpt.config import UserError, dump_yaml, make_config
+from popgpt.files import Folder
+from popgpt.tracking import flat_metrics, identity
+from popgpt.training import folder
+from tests.conftest import TINY
+from tests.services import Proxy, client, server
+
+ROWS = [{"iteration": i, "train_loss": 2.0 / i, "train_seconds": i / 2} for i in range(1, 61)]
+RESULT = {"status": "completed", "exact_match": 0.5, "iteration": 60, "train_seconds": 30.0}
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: bytes) -> str:
+    (tmp_path / "mlflow.db").write_bytes(empty_store)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    return tracking.tracking_uri()
+
+
+def make_run(out_dir: Path, **result: Any) -> Path:
+    """A run's folder, as training leaves it."""
+    out_dir.mkdir(parents=True)
+    config = make_config({**TINY, "experiment": "sums", "out_dir": str(out_dir)})
+    (out_dir / "config.yaml").write_text(dump_yaml(config.model_dump()))
+    (out_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (out_dir / "result.json").write_text(json.dumps({**RESULT, **result}))
+    (out_dir / "ckpt.pt").write_text("weights")
+    return out_dir
+
+
+def runs(uri: str) -> list[Any]:
+    api = client(uri)
+    return list(api.search_runs([api.get_experiment_by_name("sums").experiment_id]))
+
+
+def history(uri: str, run_id: str) -> dict[str, list[int]]:
+    """The steps of every value that MLflow has, by metric, but for what a run ended with."""
+    api = client(uri)
+    names = [name for name in api.get_run(run_id).data.metrics if not name.startswith("final_")]
+    return {name: sorted(value.step for value in api.get_metric_history(run_id, name)) for name in names}
+
+
+def logged(out_dir: Path) -> dict[str, list[int]]:
+    """The same of metrics.jsonl."""
+    steps: dict[str, list[int]] = {}
+    for row in folder.read_metrics(Folder(out_dir)):
+        for name in flat_metrics(row):
+            steps.setdefault(name, []).append(row["iteration"])
+    return steps
+
+
+def test_a_run_that_was_never_recorded_is_sent_once(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = make_run(tmp_path / "out")
+    for _ in range(2):
+        assert track.main(["sync", str(run_dir)]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == (
+        "run out: 122 of 122 values were missing, sent; sent too: parameters and tags, config.yaml, result.json, "
+        "ckpt.pt, status completed"
+    )
+    assert second == "run out: 0 of 122 values were missing"
+    (run,) = runs(store)
+    assert (run.info.run_name, run.info.status, run.data.tags["status"]) == ("out", "FINISHED", "completed")
+    assert run.data.params["d_model"] == "16"
+    assert history(store, run.info.run_id) == logged(run_dir)
+    assert {"final_exact_match": 0.5, "train_loss": ROWS[-1]["train_loss"]}.items() <= run.data.metrics.items()
+    assert {a.path for a in client(store).list_artifacts(run.info.run_id)} == {"ckpt.pt", "config.yaml", "result.json"}
+
+
+def test_only_what_is_missing_is_sent(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = make_run(tmp_path / "out")
+    track.main(["sync", str(run_dir)])
+    more = [{"iteration": i, "train_loss": 1.0, "val_loss": 2.0, "train_seconds": float(i)} for i in range(60, 71)]
+    with open(run_dir / "metrics.jsonl", "a") as metrics:
+        metrics.writelines(map(folder.metrics_line, more[1:]))
+    (run_dir / "ckpt.pt").write_text("others!")
+    track.main(["sync", str(run_dir)])
+    assert capsys.readouterr().out.splitlines()[1] == "run out: 30 of 152 values were missing, sent; sent too: ckpt.pt"
+    (run,) = runs(store)
+    assert history(store, run.info.run_id) == logged(run_dir)
+
+
+def test_it_may_be_interrupted_anywhere(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = make_run(tmp_path / "out")
+
+    def interrupted(action: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **more: Any) -> Any:
+            action(*args, **more)
+            raise KeyboardInterrupt
+
+        return call
+
+    from mlflow import MlflowClient
+
+    monkeypatch.setattr("popgpt.tracking.mlflow.METRICS_A_CALL", 50)
+    for name in ("create_experiment", "create_run", "log_batch", "set_terminated"):
+        monkeypatch.setattr(MlflowClient, name, interrupted(getattr(MlflowClient, name)))
+    interruptions = 0
+    while interruptions < 20:
+        try:
+            track.sync(run_dir)
+            break
+        except KeyboardInterrupt:
+            interruptions += 1
+    assert 6 < interruptions < 20
+    (run,) = runs(store)
+    assert history(store, run.info.run_id) == logged(run_dir)
+    assert run.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(("error", "status"), [(False, "KILLED"), (True, "FAILED")])
+def test_the_status_of_a_run_that_did_not_end_well(store: str, tmp_path: Path, error: bool, status: str) -> None:
+    run_dir = make_run(tmp_path / "out", status="interrupted")
+    if error:
+        (run_dir / "error.txt").write_text("out of memory")
+    track.sync(run_dir)
+    assert [run.info.status for run in runs(store)] == [status]
+
+
+def test_a_sweep_is_sent_with_its_trials(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out_dir = tmp_path / "sweep"
+    trials = [
+        {"id": "0000", "config": {}, "status": "completed", "reason": None, "metrics": ROWS},
+        {"id": "0001", "config": {}, "status": "stopped", "reason": "asha: rung 20", "metrics": ROWS[:20]},
+        {"id": "0002", "config": {}, "status": "waiting", "reason": None, "metrics": []},
+    ]
+    for trial in trials[:2]:
+        make_run(out_dir / "trials" / str(trial["id"]))
+    make_run(out_dir / "best")
+    best = {"id": "0000", "test": {"exact_match": 0.25}}
+    base = {**TINY, "experiment": "sums"}
+    sweep = {"metric": "exact_match", "best": best, "trials": trials, "sweep": {"base": base}}
+    (out_dir / "sweep.json").write_text(json.dumps(sweep))
+    for _ in range(2):
+        track.sync(out_dir)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["run sweep", "run sweep/0000", "run sweep/0001"] * 2
+    assert all(line.endswith("values were missing") and ": 0 of" in line for line in lines[3:])
+    found = {run.info.run_name: run for run in runs(store)}
+    parent = found.pop("sweep")
+    assert (parent.data.metrics, parent.data.tags["best_trial"]) == ({"final_exact_match": 0.25}, "0000")
+    assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
+    assert found["sweep/0001"].data.tags["reason"] == "asha: rung 20"
+    assert {a.path for a in client(store).list_artifacts(parent.info.run_id)} == {"best", "sweep.json"}
+
+
+def test_what_is_no_run_or_is_training_is_refused(store: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no run's folder, which has a"):
+        track.sync(tmp_path)
+    run_dir = make_run(tmp_path / "out")
+    with folder.claimed(Folder(run_dir)), pytest.raises(UserError, match="is in use"):
+        track.sync(run_dir)
+
+
+def test_a_service_that_does_not_answer_is_said_in_one_line(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "popgpt.track", "sync", str(make_run(tmp_path / "out"))]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    said = "error: MLflow at http://127.0.0.1:9 does not answer (Connection refused)\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+
+
+@pytest.mark.parametrize("kind", ["read-only", "no store"])
+def test_a_store_that_refuses_is_said_in_one_line(
+    kind: str, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "no store":
+        (tmp_path / "mlflow.db").write_text("not a database, but text that is longer than its header would be" * 100)
+    else:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///file:{tmp_path}/mlflow.db?mode=ro&uri=true")
+    with pytest.raises(ConnectionError, match=r"^MLflow at sqlite:///\S+ refuses \(.*database\)$"):
+        track.sync(make_run(tmp_path / "out"))
+
+
+@pytest.fixture(scope="module")
+def mlflow_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with server(tmp_path_factory.mktemp("server")) as port:
+        yield port
+
+
+@pytest.fixture
+def proxy(mlflow_port: int) -> Iterator[Proxy]:
+    way = Proxy(mlflow_port)
+    yield way
+    way.close()
+
+
+class Training:
+    """`popgpt.train --local` of a run of some seconds, recorded through a proxy."""
+
+    def __init__(self, proxy: Proxy, out_dir: Path, shared_data: Path):
+        self.out_dir = out_dir
+        self.uri = proxy.uri
+        config = {**TINY, "out_dir": str(out_dir), "data_dir": str(shared_data), "mlflow_log": True}
+        self._config = out_dir.with_suffix(".yaml")
+        self._config.write_text(dump_yaml({**config, "max_iters": 1200, "eval_interval": 100, "log_interval": 2}))
+        self._name = f"experiment={out_dir.parent.name}"
+
+    def start(self, *more: str) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "popgpt.train", str(self._config), "--local", self._name, *more]
+        environment = {**os.environ, "MLFLOW_TRACKING_URI": self.uri}
+        return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+    def wait_for_rows(self, count: int) -> None:
+        until(lambda: len(identity.rows(Folder(self.out_dir))) >= count)
+
+    def the_run(self, port: int, last: int = 1200) -> Any:
+        """The one run of the experiment, which has every value up to the last iteration once."""
+        uri = f"http://127.0.0.1:{port}"
+        api = client(uri)
+        (run,) = api.search_runs([api.get_experiment_by_name(self.out_dir.parent.name).experiment_id])
+        steps = history(uri, run.info.run_id)
+        assert all(max(Counter(found).values()) == 1 for found in steps.values())
+        assert steps == logged(self.out_dir)
+        assert max(steps["train_loss"]) == last
+        return run
+
+
+def until(true: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def sync(out_dir: Path) -> str:
+    words = [sys.executable, "-m", "popgpt.track", "sync", str(out_dir)]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["at the start", "in mid-run"])
+def test_a_server_that_refuses_and_then_answers(
+    when: str, proxy: Proxy, mlflow_port: int, tmp_path: Path, shared_data: Path
+) -> None:
+    training = Training(proxy, tmp_path / "out", shared_data)
+    if when == "in mid-run":
+        proxy.open()
+    process = training.start()
+    training.wait_for_rows(50)
+    proxy.close()
+    training.wait_for_rows(300)
+    proxy.open()
+    errors = process.communicate(timeout=200)[1]
+    assert process.returncode == 0
+    assert errors.count("MLflow") <= 1, errors
+    assert training.the_run(mlflow_port).info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_a_server_that_comes_back_too_late_is_told_by_sync(
+    proxy: Proxy, mlflow_port: int, tmp_path: Path, shared_data: Path
+) -> None:
+    training = Training(proxy, tmp_path / "out", shared_data)
+    process = training.start()
+    errors = process.communicate(timeout=200)[1]
+    assert (process.returncode, errors.count("MLflow does not answer (Connection refused)")) == (0, 1)
+    proxy.open()
+    assert "values were missing, sent" in sync(tmp_path / "out")
+    assert ": 0 of" in sync(tmp_path / "out")
+    assert training.the_run(mlflow_port).info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_a_slow_server_holds_nothing_up(proxy: Proxy, mlflow_port: int, tmp_path: Path, shared_data: Path) -> None:
+    proxy.delay = 5.0
+    proxy.open()
+    training = Training(proxy, tmp_path / "out", shared_data)
+    process = training.start()
+    training.wait_for_rows(600)
+    trained = time.monotonic()
+    errors = process.communicate(timeout=200)[1]
+    assert process.returncode == 0
+    assert time.monotonic() - trained < 45
+    assert errors.count("MLflow ") == 1, errors
+    proxy.delay = 0.0
+    sync(tmp_path / "out")
+    training.the_run(mlflow_port)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_and_goes_on_is_one_run(
+    proxy: Proxy, mlflow_port: int, tmp_path: Path, shared_data: Path
+) -> None:
+    proxy.open()
+    training = Training(proxy, tmp_path / "out", shared_data)
+    process = training.start("max_iters=1000000")
+
+    def recorded() -> bool:
+        kept = identity.read(Folder(tmp_path / "out"))
+        run_id = kept and kept.ids.get("mlflow")
+        return bool(run_id and history(proxy.uri, run_id).get("train_loss"))
+
+    training.wait_for_rows(60)
+    until(recorded)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    last = max(logged(tmp_path / "out")["train_loss"]) + 50
+    process = training.start("init_from=resume", f"max_iters={last}", "lr_decay_iters=1000000")
+    errors = process.communicate(timeout=200)[1]
+    assert process.returncode == 0, errors
+    run = training.the_run(mlflow_port, last)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["max_iters"] == "1000000", "parameters are logged once"
