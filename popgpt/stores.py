@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from popgpt.config import UserError
 
@@ -51,16 +52,21 @@ def open_store(uri: str) -> tuple[Any, str]:
 
     with told_plainly(uri):
         system, path = FileSystem.from_uri(uri)
-    return bounded(system), path
+    return bounded(system, set(parse_qs(urlsplit(uri).query))), path
 
 
-def bounded(system: Any) -> Any:
-    """An S3 file system that gives up on a server that says nothing; a URI cannot ask for that."""
+def bounded(system: Any, asked: set[str]) -> Any:
+    """An S3 file system that gives up on a server that says nothing; a URI cannot ask for that.
+
+    Where the URI asks for what S3FileSystem has no argument for, the file system stays as it is.
+    """
     if system.type_name != "s3":
         return system
     from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
     _, (options,) = system.__reduce__()
+    if not asked <= options.keys():
+        return system
     times = {"connect_timeout": CONNECT_SECONDS, "request_timeout": SILENT_SECONDS}
     return S3FileSystem(**{**options, **times}, retry_strategy=AwsStandardS3RetryStrategy(max_attempts=TRIES))
 
