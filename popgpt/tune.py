@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from popgpt import cli
 from popgpt.config import Config, UserError
+from popgpt.stores import is_uri
 
 if TYPE_CHECKING:
     from popgpt.data.dataset import Dataset
@@ -55,6 +56,8 @@ def tune(sweep: Sweep, resume: bool, force: bool) -> int:
     from popgpt.sweep import asha
 
     started = time.monotonic()
+    if is_uri(sweep.out_dir):
+        raise UserError(f"out_dir={sweep.out_dir} should be a path: of a sweep, only this machine's or a shared one's")
     out_dir = Path(sweep.out_dir).resolve()
     record = begin(sweep, out_dir, resume, force)
     base = cli.absolute(sweep.config())

@@ -135,12 +135,14 @@ def describe_failure(failure: BaseException, config: Config) -> str:
     """One line for a group that ended without a result; Ray's whole account goes to out_dir/error.txt."""
     run_folder = Folder(config.out_dir)
     account = str(failure).strip()
+    last = None
     with suppress(OSError):
         run_folder.write(folder.ERROR, account.encode())
+        last = folder.last_state(run_folder)
     lines = [line.strip() for line in account.splitlines() if line.strip()]
     what = cause(failure.worker_failures) if isinstance(failure, WorkerGroupError) else lines[-1]
     advice = f": {memory_advice(config)}" if "memory" in what else ""
-    on = "; the same command goes on from the last state" if folder.last_state(run_folder) else ""
+    on = "; the same command goes on from the last state" if last else ""
     return f"the workers failed: {what}{advice}{on}; details are in {run_folder.at(folder.ERROR)}"
 
 
