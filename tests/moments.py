@@ -12,9 +12,9 @@ from popgpt.training import folder
 from popgpt.training.keeper import UNFINISHED
 from tests.nodes import wait_for
 
-# A run of some seconds: rows come at every iteration, a state at every tenth.
+# A run of some seconds: rows come at every iteration, a state at every twentieth.
 RUN = {
-    **{"max_iters": 90, "eval_interval": 10, "log_interval": 1, "dropout": 0.1, "workers": 2},
+    **{"max_iters": 240, "eval_interval": 20, "log_interval": 1, "dropout": 0.1, "workers": 2},
     **{"val_lines": 120, "dataset": "calculator-faults", "worker_timeout": 120.0},
 }
 

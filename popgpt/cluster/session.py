@@ -62,6 +62,8 @@ def connected(dashboard: bool = False) -> Iterator[Resources]:
 
     Args:
         dashboard: start it too; without it Ray cannot clean up after nested groups that die.
+    Raises:
+        UserError: no Ray answers where one was named, or none can be started.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -71,7 +73,12 @@ def connected(dashboard: bool = False) -> Iterator[Resources]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         options = {"address": address} if address else {"address": "local", "include_dashboard": dashboard}
-        ray.init(**options, log_to_driver=False, logging_level=logging.CRITICAL)
+        try:
+            ray.init(**options, log_to_driver=False, logging_level=logging.CRITICAL)
+        except Exception as error:  # of many kinds: what answers is no Ray, or this machine is too busy to start one
+            what = f"the Ray at {address} cannot be joined" if address else "no Ray could be started here"
+            said = str(error).strip() or type(error).__name__
+            raise UserError(f"{what}: {said.splitlines()[0]}") from error
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what fails is raised, or told by its trial
     try:
         total = ray.cluster_resources()

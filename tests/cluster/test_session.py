@@ -6,9 +6,10 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+import ray
 from ray._private import services
 
-from popgpt.cluster.session import cluster_address
+from popgpt.cluster.session import cluster_address, connected
 from popgpt.config import UserError
 
 
@@ -47,3 +48,19 @@ def test_a_named_cluster_that_has_died_is_not_passed_over(monkeypatch: pytest.Mo
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed_port}")
     with pytest.raises(UserError, match=rf"^RAY_ADDRESS=127.0.0.1:{closed_port}: no Ray answers there \("):
         cluster_address()
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [("10.0.0.1:6379", "the Ray at 10.0.0.1:6379 cannot be joined"), (None, "no Ray could be started here")],
+)
+def test_a_ray_that_fails_is_told_of_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, said: str
+) -> None:
+    def fail(**options: object) -> None:
+        raise RuntimeError("The current node timed out during startup.\nSee the logs.")
+
+    monkeypatch.setattr("popgpt.cluster.session.cluster_address", lambda: address)
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(UserError, match=f"^{said}: The current node timed out during startup.$"), connected():
+        pass
