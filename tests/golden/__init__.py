@@ -28,7 +28,6 @@ CASES: dict[str, dict[str, Any]] = {
     "small, adamw": {**SMALL, "optimizer": "adamw"},
     "small, windows": {**SMALL, "align_to_lines": False, "isolate_lines": False},
     "calculator, muon": START,
-    "calculator, adamw": {**START, "optimizer": "adamw"},
 }
 
 
