@@ -129,6 +129,7 @@ class Folder:
             shutil.copyfile(self.path / name, link)
             sync(link)
         os.replace(link, self.path / to)
+        link.unlink(missing_ok=True)  # it is still there where both were names of one file
         return sync(self.path)
 
     def remove(self, name: str) -> None:

@@ -1,7 +1,8 @@
-"""When two runs are the same, whatever happened to them meanwhile."""
+"""What a run leaves, in a form in which two runs compare: plain values, without what the clock says."""
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import torch
@@ -11,12 +12,25 @@ from popgpt.files import Folder
 from popgpt.training import checkpoint, folder
 from popgpt.training.loop import Row
 
-CLOCK = ("lines_per_second", "checkpoint")  # of result.json: what differs by time and place
+PASSING = ("config", "checkpoint", "lines_per_second")  # of a state or result.json: what differs by place or time
 
 
-def timeless(rows: list[Row]) -> list[Row]:
-    """Rows without what the clock says."""
-    return [{key: value for key, value in row.items() if not key.endswith("_seconds")} for row in rows]
+def left(config: Config) -> Row:
+    """All that a run leaves: the names of its files, every state to the bit, metrics.jsonl and result.json."""
+    run_folder = Folder(config.out_dir)
+    names = run_folder.names() - {folder.MARK, folder.DRIVER_LOCK, folder.WRITER_LOCK}
+    return {
+        "names": names,
+        "states": {name: plain(checkpoint.load(run_folder, name)) for name in names if name.endswith(".pt")},
+        "metrics": logged(config),
+        "result": plain(folder.read_result(run_folder)),
+    }
+
+
+def same_states(first: Config, second: Config) -> bool:
+    """Whether the last states of two runs are equal to the bit: weights, optimizers and counts."""
+    ours, others = (checkpoint.load_latest(Folder(config.out_dir)) for config in (first, second))
+    return ours is not None and plain(ours) == plain(others)
 
 
 def logged(config: Config) -> list[Row]:
@@ -27,41 +41,18 @@ def losses(config: Config) -> list[float]:
     return [row["train_loss"] for row in logged(config)]
 
 
-def same_states(first: Config, second: Config) -> bool:
-    """Whether the last states of two runs are equal to the bit: weights, optimizers and counts."""
-    return same_values(*(comparable(checkpoint.load_latest(Folder(config.out_dir))) for config in (first, second)))
+def timeless(rows: list[Row]) -> list[Row]:
+    """Rows without what the clock says."""
+    return [{key: value for key, value in row.items() if not key.endswith("_seconds")} for row in rows]
 
 
-def same_runs(first: Config, second: Config) -> bool:
-    """Whether two runs left the same: the names of their files, every state, metrics.jsonl and result.json."""
-    return same_values(left(first), left(second))
-
-
-def left(config: Config) -> Row:
-    """All that a run leaves, without what the clock says."""
-    run_folder = Folder(config.out_dir)
-    result = timeless([folder.read_result(run_folder)])[0]
-    states = {name: checkpoint.load(run_folder, name) for name in run_folder.names() if name.endswith(".pt")}
-    return {
-        "names": run_folder.names() - {folder.MARK, folder.DRIVER_LOCK, folder.WRITER_LOCK},
-        "states": {name: comparable(state) for name, state in states.items()},
-        "metrics": logged(config),
-        "result": {key: value for key, value in result.items() if key not in CLOCK},
-    }
-
-
-def comparable(state: Row | None) -> Row:
-    """A state without what the clock says and where it lies."""
-    assert state is not None
-    passing = ("config", "train_seconds")
-    return {key: value for key, value in state.items() if key not in passing} | {"scores": timeless([state["scores"]])}
-
-
-def same_values(first: Any, second: Any) -> bool:
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same_values(first[key], second[key]) for key in first)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same_values, first, second))
-    return bool(first == second)
+def plain(value: Any) -> Any:
+    """`value` with every tensor in it as a hash, and without what the clock says."""
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape), hashlib.sha256(value.contiguous().numpy().tobytes()).hexdigest()
+    if isinstance(value, dict):
+        kept = {key: part for key, part in value.items() if key not in PASSING and not str(key).endswith("_seconds")}
+        return {key: plain(part) for key, part in kept.items()}
+    if isinstance(value, list | tuple):
+        return list(map(plain, value))
+    return value

@@ -68,9 +68,8 @@ class Keeper:
             return
         self._saved = iteration or None
         names = self._folder.names()
-        for name in names:
-            if UNFINISHED.match(name):
-                self._folder.remove(name)
+        for name in [*filter(UNFINISHED.match, names), *folder.state_names(self._folder)[2:]]:
+            self._folder.remove(name)
         if best and folder.state_name(iteration) in names:
             self._folder.copy(folder.state_name(iteration), folder.BEST)
         kept = [row for row in folder.read_metrics(self._folder) if row["iteration"] <= iteration]

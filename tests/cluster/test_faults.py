@@ -20,13 +20,13 @@ from popgpt.config import Config, UserError
 from popgpt.data.dataset import ensure_dataset
 from popgpt.files import Folder
 from popgpt.training import folder
-from popgpt.training.folder import last_state, state_names
+from popgpt.training.folder import last_state, read_result, state_names
 from popgpt.training.loop import Row, fit
 from popgpt.training.world import World
 from tests.conftest import tiny_config
 from tests.moments import MOMENTS, RUN, Moment, finished, phase, rows
 from tests.nodes import cluster, kill, wait_for, worker_pids
-from tests.runs import losses, same_runs
+from tests.runs import left, losses
 
 pytestmark = [
     pytest.mark.slow,
@@ -83,7 +83,7 @@ def test_a_worker_that_is_killed_at_any_moment_changes_nothing(tiny: Make, undis
     assert disturbed(config, kill_one)["status"] == "completed"
     print(f"killed a worker while {phases[0]}")
     assert phases != ["finished"]
-    assert same_runs(config, undisturbed)
+    assert left(config) == left(undisturbed)
 
 
 def test_a_group_goes_on_with_fewer_nodes_and_takes_back_one_that_returns(
@@ -93,19 +93,40 @@ def test_a_group_goes_on_with_fewer_nodes_and_takes_back_one_that_returns(
     alone = tiny(**shape, out_dir=str(tmp_path / "alone"))
     fit(alone, ensure_dataset(alone), World(torch.device("cpu")))
     config = tiny(**shape, workers=2, min_workers=1)
+    lost: list[Any] = []
+    caplog.set_level("INFO", "popgpt")
     with cluster(0, 1, 1) as nodes, session.connected():
 
-        def replace_a_node() -> None:
-            wait_for(lambda: last_state(Folder(config.out_dir)), "a state")
-            nodes.remove_node(random.Random(0).choice(sorted(nodes.worker_nodes, key=str)), allow_graceful=False)
-            logged = rows(config)
-            wait_for(lambda: rows(config) > logged + 1 or len(going_on(caplog)) > 0, "training on one node")
-            nodes.add_node(num_cpus=1)
+        def replace_a_node() -> bool:
+            """Asked whether to stop, it takes a node away, and once training goes on without it adds one."""
+            if len(nodes.worker_nodes) == 2 and not lost and last_state(Folder(config.out_dir)):
+                lost.append(random.Random(0).choice(sorted(nodes.worker_nodes, key=str)))
+                nodes.remove_node(lost[0], allow_graceful=False)
+            if len(nodes.worker_nodes) == 1 and going_on(caplog):
+                nodes.add_node(num_cpus=1)
+            return False
 
-        result = disturbed(config, replace_a_node)
+        result = train(config, replace_a_node)
+        assert len(nodes.worker_nodes) == 2
     assert result["status"] == "completed"
-    assert going_on(caplog)[0].endswith(tuple("0123456789")), "after an iteration, on one worker"
+    assert "workers" not in going_on(caplog)[0], "one worker goes on alone"
     assert losses(config) == pytest.approx(losses(alone), rel=1e-5)
+
+
+def test_a_group_that_waits_for_a_node_to_return_can_be_interrupted(
+    tiny: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny(**{**RUN, "max_iters": 1_000_000})
+    with cluster(0, 1, 1) as nodes, session.connected():
+
+        def lose_a_node() -> bool:
+            if len(nodes.worker_nodes) == 2 and last_state(Folder(config.out_dir)):
+                nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
+            return "the workers failed" in caplog.text
+
+        with pytest.raises(KeyboardInterrupt):
+            train(config, lose_a_node)
+    assert read_result(Folder(config.out_dir))["status"] == "interrupted"
 
 
 def going_on(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -130,7 +151,7 @@ def test_a_worker_that_hangs_is_started_again(
     assert disturbed(config, hang)["status"] == "completed"
     assert "no iteration for 10 seconds: a worker hangs" in caplog.text
     assert not stopped(worker_pids())
-    assert same_runs(config, whole)
+    assert left(config) == left(whole)
 
 
 def ranked_pids(config: Config) -> list[int]:
@@ -178,4 +199,4 @@ def test_a_disk_that_is_full_for_a_worker_ends_the_group_in_one_line(tiny: Make,
     with pytest.raises(UserError, match=r"^out_dir=.*: File too large; .*/state-\d+\.pt is whole: mend this and give"):
         disturbed(config, fill)
     assert train(config)["status"] == "completed"
-    assert same_runs(config, undisturbed)
+    assert left(config) == left(undisturbed)
