@@ -2,7 +2,8 @@
 
 Trains configs/calculator.yaml (50 iterations where no number is given) in one process and under Ray Train on 1, 2, 3
 and 4 workers of one thread each. Prints the largest relative difference of a loss from that of the one process, for
-Muon and for AdamW. Nothing is asserted; tests/cluster/test_worlds.py does that on a small model.
+Muon and for AdamW, or for the one that is named (optimizer=adamw). Nothing is asserted; tests/cluster/test_worlds.py
+does that on a small model.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ def main(words: list[str]) -> None:
     iterations = int(words.pop(0)) if words and words[0].isdigit() else ITERATIONS
     given = [f"max_iters={iterations}", "lr_decay_iters=1000", f"eval_interval={iterations}", "eval_iters=1"]
     given += ["log_interval=1", "device=cpu", "dropout=0.1", *words]
+    named = [word.partition("=")[2] for word in words if word.startswith("optimizer=")]
     print(machine(), flush=True)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, own_ray(max(WORKERS)):
-        for optimizer in ("muon", "adamw"):
+        for optimizer in named or ("muon", "adamw"):
             places = [f"out_dir={folder}/{optimizer}", f"data_dir={folder}/data", f"optimizer={optimizer}"]
             alone = load_config(CONFIG, [*given, *places])
             fit(alone, ensure_dataset(alone), World(torch.device("cpu")))
