@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from popgpt import cli
-from popgpt.config import UserError, load_config, make_config
-from popgpt.files import read_json
+from popgpt.config import UserError, make_config
+from popgpt.files import Folder, absolute
 
 if TYPE_CHECKING:
     from popgpt.tracking.identity import Identity
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sending = commands.add_parser("sync", help="send MLflow what it lacks of a run or a sweep; may be repeated")
     sending.add_argument("folder", metavar="RUN_DIR", help="out_dir of a run or of a sweep")
     args = parser.parse_args(argv)
-    sync(Path(args.folder).absolute())
+    sync(args.folder)
     return 0
 
 
@@ -36,16 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 class Story:
     """A run as its folder tells it."""
 
-    folder: Path
+    folder: Folder
     identity: Identity
     status: str | None = None  # None: the folder does not say
     final: Row = field(default_factory=dict)
     ending: dict[str, str] = field(default_factory=dict)  # tags beside the status
-    artifacts: list[tuple[Path, str | None]] = field(default_factory=list)
+    artifacts: list[tuple[Path, str | None]] = field(default_factory=list)  # beside the run's own
 
 
-def sync(folder: Path) -> None:
-    """Send what MLflow lacks of the run or the sweep in `folder`, and print a line a run.
+def sync(where: str | Path) -> None:
+    """Send what MLflow lacks of the run or the sweep in a folder, by path or URI, and print a line a run.
 
     It compares before it sends, so it may be interrupted and repeated. MLflow is that of tracking.json, or where it is
     set that of MLFLOW_TRACKING_URI.
@@ -59,7 +59,8 @@ def sync(folder: Path) -> None:
     from popgpt.progress import unbreakable
     from popgpt.sweep.record import FILE
 
-    stories = sweep_stories(folder) if (folder / FILE).exists() else [run_story(folder)]
+    folder = Folder(absolute(str(where)))
+    stories = sweep_stories(folder) if FILE in folder.names() else [run_story(folder)]
     uri, parent = stories[0].identity.uri, None
     with unbreakable(Console(stderr=True)).status(f"connecting to {uri}") as shown, connected(uri) as mlflow:
         for story in stories:
@@ -67,7 +68,7 @@ def sync(folder: Path) -> None:
             shown.update(f"run {name}: comparing with {uri}")
             with held(story.folder) as free:
                 if not free and parent is None:
-                    raise UserError(f"{folder} is in use: its run is going on, and sends what it logs itself")
+                    raise UserError(f"{folder.where} is in use: its run is going on, and sends what it logs itself")
                 line = send(mlflow, story) if free else "is going on, left alone"
             print(f"run {name}: {line}", flush=True)
             parent = parent or story.identity.ids["mlflow"]
@@ -83,13 +84,14 @@ def connected(uri: str) -> Iterator[Mlflow]:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[bool]:
+def held(folder: Folder) -> Iterator[bool]:
     """Keep others from training here. False where somebody does."""
-    from popgpt.training.folder import claimed
+    from popgpt.training.folder import DRIVER_LOCK, WRITER_LOCK, claimed
 
     with ExitStack() as stack:
         try:
-            stack.enter_context(claimed(folder))
+            for lock in (DRIVER_LOCK, WRITER_LOCK):
+                stack.enter_context(claimed(folder, lock, patience=0))
         except UserError:
             yield False
         else:
@@ -99,6 +101,7 @@ def held(folder: Path) -> Iterator[bool]:
 def send(mlflow: Mlflow, story: Story) -> str:
     """Send what MLflow lacks of a run. Returns what that was, in one line."""
     from popgpt.tracking import identity
+    from popgpt.training.folder import local_outcome
 
     this = story.identity
     identity.write(story.folder, this)  # before MLflow has the run, so that its token is never lost
@@ -109,7 +112,9 @@ def send(mlflow: Mlflow, story: Story) -> str:
     texts = mlflow.describe(run_id, this.params, {**this.tags, **parent})
     values = [*this.values(identity.rows(story.folder)), *this.final(story.final)]
     missing = mlflow.log(run_id, values)
-    files = [name for path, place in story.artifacts for name in mlflow.store(run_id, path, place)]
+    with local_outcome(story.folder) as outcome:
+        artifacts = [*((path, None) for path in outcome), *story.artifacts]
+        files = [name for path, place in artifacts for name in mlflow.store(run_id, path, place)]
     running = mlflow.known(run_id).status == "RUNNING"
     status = story.status or ("interrupted" if running else None)
     ended = mlflow.end(run_id, status, story.ending) if status else False
@@ -120,43 +125,44 @@ def send(mlflow: Mlflow, story: Story) -> str:
     )
 
 
-def run_story(folder: Path) -> Story:
+def run_story(folder: Folder) -> Story:
     """The story of a single run. Raises UserError where there is none."""
-    from popgpt.training.folder import ERROR, RESULT, outcome
+    from popgpt.training.folder import ERROR, read_result
 
     this = identity_of(folder, None)
-    result = read_json(folder / RESULT) if (folder / RESULT).exists() else {}
-    failed = "failed" if (folder / ERROR).exists() else None
+    result = read_result(folder)
+    failed = "failed" if ERROR in folder.names() else None
     status = "completed" if result.get("status") == "completed" else this.status or failed
-    return Story(folder, this, status, result, {}, [(path, None) for path in outcome(folder)])
+    return Story(folder, this, status, result)
 
 
-def sweep_stories(folder: Path) -> list[Story]:
+def sweep_stories(folder: Folder) -> list[Story]:
     """The story of a sweep, then those of its trials that were begun."""
-    from popgpt.sweep.record import FILE
+    from popgpt.sweep.record import FILE, read
 
-    record = read_json(folder / FILE)
+    assert folder.path  # a sweep's folder is on this machine
+    record = read(folder.path)
     whole = identity_of(folder, record)
     trials = [trial_story(folder, trial, record["metric"], whole) for trial in record["trials"]]
     begun = [story for story in trials if story]
     winner = record["best"] or {}
-    files: list[tuple[Path, str | None]] = [(folder / FILE, None)]
+    files: list[tuple[Path, str | None]] = [(folder.path / FILE, None)]
     if "test" not in winner:
         return [Story(folder, whole, whole.status, {}, {}, files), *begun]
-    if (folder / "best").is_dir():
-        files.append((folder / "best", "best"))
+    if (folder.path / "best").is_dir():
+        files.append((folder.path / "best", "best"))
     ending = {"best_trial": winner["id"], "split": "test"}
     return [Story(folder, whole, "completed", winner["test"], ending, files), *begun]
 
 
-def trial_story(folder: Path, trial: Row, metric: str, whole: Identity) -> Story | None:
+def trial_story(folder: Folder, trial: Row, metric: str, whole: Identity) -> Story | None:
     """The story of a trial; None where it has not been begun."""
     from popgpt.sweep.report import best_row
     from popgpt.tracking.identity import tags_of
-    from popgpt.training.folder import CONFIG, outcome
+    from popgpt.training.folder import CONFIG
 
     place = folder / "trials" / trial["id"]
-    if not (place / CONFIG).exists():
+    if CONFIG not in place.names():
         return None
     this = identity_of(place, None)
     if not this.tags:
@@ -165,25 +171,27 @@ def trial_story(folder: Path, trial: Row, metric: str, whole: Identity) -> Story
     this.uri = whole.uri
     ended = trial["status"] if trial["status"] in ("completed", "stopped", "failed") else "interrupted"
     reason = tags_of({"reason": trial["reason"]})
-    return Story(place, this, ended, best_row(trial, metric), reason, [(path, None) for path in outcome(place)])
+    return Story(place, this, ended, best_row(trial, metric), reason)
 
 
-def identity_of(folder: Path, sweep: Row | None) -> Identity:
+def identity_of(folder: Folder, sweep: Row | None) -> Identity:
     """Which run a folder's is at MLflow: what tracking.json says, or else what it would have said. `sweep`: what
     sweep.json holds, where the folder is a sweep's. Raises UserError where the folder is no run's.
     """
     from popgpt import tracking
     from popgpt.tracking import identity
-    from popgpt.training.folder import CONFIG
+    from popgpt.training.folder import CONFIG, read_config
 
     given = tracking.tracking_uri() if os.environ.get("MLFLOW_TRACKING_URI") else None
     kept = identity.read(folder)
     if kept:
         kept.uri = given or kept.uri
         return kept
-    if sweep is None and not (folder / CONFIG).exists():
-        raise UserError(f"{folder} is no run's folder, which has a {CONFIG}, and no sweep's, which has a sweep.json")
-    config = make_config(sweep["sweep"]["base"]) if sweep else load_config(folder / CONFIG, [])
+    if sweep is None and CONFIG not in folder.names():
+        raise UserError(
+            f"{folder.where} is no run's folder, which has a {CONFIG}, and no sweep's, which has a sweep.json"
+        )
+    config = make_config(sweep["sweep"]["base"] if sweep else read_config(folder), folder.where)
     name = folder.name if sweep else config.wandb_run_name or folder.name
     tags = {"sweep": folder.name} if sweep else {}
     return identity.Identity(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from popgpt import cli
 from popgpt.config import Config, UserError
+from popgpt.stores import is_uri
 
 if TYPE_CHECKING:
     from popgpt.data.dataset import Dataset
@@ -48,13 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def tune(sweep: Sweep, resume: bool, force: bool) -> int:
     """Run the sweep's trials, pick the winner, score it on the test split, tell. Returns the exit code."""
-    from popgpt import tracking
+    from popgpt import report, tracking
     from popgpt.cluster import session, trials
     from popgpt.data.dataset import ensure_dataset
     from popgpt.progress import SweepProgress
     from popgpt.sweep import asha
 
     started = time.monotonic()
+    if is_uri(sweep.out_dir):
+        raise UserError(f"out_dir={sweep.out_dir} should be a path: of a sweep, only this machine's or a shared one's")
     out_dir = Path(sweep.out_dir).resolve()
     record = begin(sweep, out_dir, resume, force)
     base = cli.absolute(sweep.config())
@@ -88,6 +91,7 @@ def tune(sweep: Sweep, resume: bool, force: bool) -> int:
         finally:
             record.interrupt()
             record.write(out_dir, scheduler.state() if scheduler else None, winner)
+            report.attempt(out_dir)
             mirror.finish(status, winner)
             tracking.flush()
     show(record, out_dir, winner, time.monotonic() - started)
@@ -218,12 +222,15 @@ class Mirror:
     def _end(self, name: str) -> None:
         from popgpt.sweep import report
 
+        if name not in self._runs:
+            return  # it failed before it started
         trial, run = self._record.trials[name], self._runs.pop(name)
         run.finish(trial["status"], report.best_row(trial, self._record.sweep.metric), {"reason": trial["reason"]})
         self._ended[name] = run
 
     def finish(self, status: str, winner: Row | None) -> None:
         """Mirror the end of the sweep, of the trials that it cut short, and the files, which are all written by now."""
+        from popgpt import report
         from popgpt.files import Folder
         from popgpt.sweep import record
         from popgpt.training.folder import outcome
@@ -234,8 +241,9 @@ class Mirror:
             trial_dir = self._out_dir / "trials" / name
             for file in outcome(Folder(trial_dir)):
                 run.artifact(trial_dir / file)
-        if (self._out_dir / record.FILE).exists():
-            self._parent.artifact(self._out_dir / record.FILE)
+        for path in (self._out_dir / name for name in (record.FILE, report.HTML, report.MARKDOWN)):
+            if path.exists():
+                self._parent.artifact(path)
         if winner:
             self._parent.artifact(winner["run_dir"], "best")
             self._parent.finish("completed", winner["test"], {"best_trial": winner["id"], "split": "test"})
@@ -249,6 +257,7 @@ def show(record: Record, out_dir: Path, winner: Row | None, seconds: float) -> N
 
     from popgpt import tracking
     from popgpt.progress import describe_exact_match
+    from popgpt.report import HTML
     from popgpt.sweep import report
 
     console = Console(highlight=False)
@@ -266,6 +275,8 @@ def show(record: Record, out_dir: Path, winner: Row | None, seconds: float) -> N
         config = shlex.quote(str(out_dir / "best" / "config.yaml"))
         print(f"train it again: python -m popgpt.train {config} out_dir=out/again")
         print(f"ask it: python -m popgpt.sample {shlex.quote(str(out_dir / 'best'))} '12.5+7.3='")
+    if (out_dir / HTML).exists():
+        print(f"report: {out_dir / HTML}")
     print(f"compare the runs: {tracking.ui_command()}")
 
 

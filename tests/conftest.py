@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from popgpt.config import Config, make_config, merge
 from popgpt.tracking.identity import Identity
+from tests import s3
 
 TINY: dict[str, Any] = {
     "operations": "+-",
@@ -58,6 +60,25 @@ def tiny(tmp_path: Path, shared_data: Path) -> Callable[..., Config]:
         return tiny_config(**{"out_dir": str(tmp_path / "out"), "data_dir": str(shared_data), **over})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.Server]:
+    """An S3 server for tests that leave it as it is, with a bucket `bucket`."""
+    server = s3.serve(tmp_path_factory.mktemp("s3") / "log")
+    try:
+        server.make_bucket("bucket")
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def store(s3_server: s3.Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of an empty folder on the S3 server, which the environment names as a user's does."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://bucket/{uuid.uuid4().hex}"
 
 
 def tiny_config(**over: Any) -> Config:

@@ -12,11 +12,11 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "popgpt"
 FLOORS = [
-    {"config", "files", "metrics", "data"},
+    {"config", "files", "stores", "metrics", "data"},
     {"model", "sweep", "tracking"},
     {"training"},
     {"cluster"},
-    {"cli", "progress", "prepare", "train", "tune", "evaluate", "sample", "explain", "track"},
+    {"cli", "progress", "prepare", "train", "tune", "evaluate", "sample", "explain", "track", "report"},
 ]
 ONLY_IN = {
     "ray": {"cluster", "train", "tune", "sweep.asha"},
@@ -24,6 +24,7 @@ ONLY_IN = {
     "wandb": {"tracking", "export"},
     "torch.distributed": {"training.world"},
     "yaml": {"config", "sweep.space"},
+    "sklearn": {"sweep.importance"},
 }
 
 
@@ -60,14 +61,14 @@ def test_heavy_libraries_stay_where_they_belong(library: str) -> None:
     assert stray == set()
 
 
-@pytest.mark.parametrize("entry", ["train", "tune", "prepare", "evaluate", "sample", "explain", "track"])
+@pytest.mark.parametrize("entry", ["train", "tune", "prepare", "evaluate", "sample", "explain", "track", "report"])
 def test_help_imports_nothing_heavy(entry: str) -> None:
     code = (
         "import sys; sys.argv = ['x', '--help']\n"
         "import runpy\n"
         f"try: runpy.run_module('popgpt.{entry}', run_name='__main__')\n"
         "except SystemExit as end: assert end.code == 0\n"
-        "heavy = {'torch', 'ray', 'mlflow', 'wandb', 'matplotlib', 'pandas'} & set(sys.modules)\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'wandb', 'matplotlib', 'sklearn', 'pandas'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

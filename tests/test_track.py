@@ -17,6 +17,7 @@ import pytest
 
 from popgpt import track, tracking
 from popgpt.config import UserError, dump_yaml, make_config
+from popgpt.files import Folder
 from popgpt.tracking import flat_metrics, identity
 from popgpt.training import folder
 from tests.conftest import TINY
@@ -59,7 +60,7 @@ def history(uri: str, run_id: str) -> dict[str, list[int]]:
 def logged(out_dir: Path) -> dict[str, list[int]]:
     """The same of metrics.jsonl."""
     steps: dict[str, list[int]] = {}
-    for row in folder.read_metrics(out_dir / "metrics.jsonl"):
+    for row in folder.read_metrics(Folder(out_dir)):
         for name in flat_metrics(row):
             steps.setdefault(name, []).append(row["iteration"])
     return steps
@@ -89,8 +90,8 @@ def test_only_what_is_missing_is_sent(store: str, tmp_path: Path, capsys: pytest
     run_dir = make_run(tmp_path / "out")
     track.main(["sync", str(run_dir)])
     more = [{"iteration": i, "train_loss": 1.0, "val_loss": 2.0, "train_seconds": float(i)} for i in range(60, 71)]
-    for row in more[1:]:
-        folder.append_metrics(run_dir, row)
+    with open(run_dir / "metrics.jsonl", "a") as metrics:
+        metrics.writelines(map(folder.metrics_line, more[1:]))
     (run_dir / "ckpt.pt").write_text("others!")
     track.main(["sync", str(run_dir)])
     assert capsys.readouterr().out.splitlines()[1] == "run out: 30 of 152 values were missing, sent; sent too: ckpt.pt"
@@ -166,7 +167,7 @@ def test_what_is_no_run_or_is_training_is_refused(store: str, tmp_path: Path) ->
     with pytest.raises(UserError, match="is no run's folder, which has a"):
         track.sync(tmp_path)
     run_dir = make_run(tmp_path / "out")
-    with folder.claimed(run_dir), pytest.raises(UserError, match="is in use"):
+    with folder.claimed(Folder(run_dir)), pytest.raises(UserError, match="is in use"):
         track.sync(run_dir)
 
 
@@ -220,7 +221,7 @@ class Training:
         return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
     def wait_for_rows(self, count: int) -> None:
-        until(lambda: len(identity.rows(self.out_dir)) >= count)
+        until(lambda: len(identity.rows(Folder(self.out_dir))) >= count)
 
     def the_run(self, port: int, last: int = 1200) -> Any:
         """The one run of the experiment, which has every value up to the last iteration once."""
@@ -305,7 +306,7 @@ def test_a_run_that_is_killed_and_goes_on_is_one_run(
     process = training.start("max_iters=1000000")
 
     def recorded() -> bool:
-        kept = identity.read(tmp_path / "out")
+        kept = identity.read(Folder(tmp_path / "out"))
         run_id = kept and kept.ids.get("mlflow")
         return bool(run_id and history(proxy.uri, run_id).get("train_loss"))
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from popgpt import tracking
 from popgpt.config import Config, make_config
+from popgpt.files import Folder
 from popgpt.tracking import Run, identity, sender
 from popgpt.tracking.identity import Identity
 from popgpt.tracking.sender import Operation, UnsentError
@@ -115,7 +116,7 @@ def test_a_sweep_is_a_parent_with_children(store: str, tmp_path: Path) -> None:
     assert api.get_metric_history(run.id, "final_exact_match")[0].step == 20
     assert {a.path for a in api.list_artifacts(run.id)} == {"result.json", "checkpoint"}
     assert list((tmp_path / "store" / "mlartifacts").rglob("ckpt.pt"))
-    kept = identity.read(tmp_path / "run")
+    kept = identity.read(Folder(tmp_path / "run"))
     assert kept
     assert (kept.ids["mlflow"], kept.parent, kept.status) == (run.id, parent.id, "stopped")
 
@@ -245,10 +246,10 @@ def test_rows_that_a_process_logs_again_are_recorded_once(store: str) -> None:
 def test_a_run_whose_id_was_lost_is_found_again(store: str, tmp_path: Path) -> None:
     first = begin(folder=tmp_path)
     assert tracking.flush(60)
-    kept = identity.read(tmp_path)
+    kept = identity.read(Folder(tmp_path))
     assert kept
     kept.ids = {}
-    identity.write(tmp_path, kept)
+    identity.write(Folder(tmp_path), kept)
     again = begin(folder=tmp_path, resume=True)
     assert tracking.flush(60)
     assert again.id == first.id
@@ -307,7 +308,7 @@ def test_a_service_that_does_not_record_costs_one_warning(
         assert not tracking.flush(2 if kind == "silent" else 20)
         assert time.monotonic() - begun < 6
     assert run.id is None
-    kept = identity.read(tmp_path / "run")
+    kept = identity.read(Folder(tmp_path / "run"))
     assert kept
     assert (kept.status, kept.ids, kept.params) == ("completed", {}, {"d_model": "64"})
     (warned,) = (record for record in caplog.records if record.name == "popgpt")

@@ -60,6 +60,7 @@ def test_a_sweep_from_its_space_to_its_winner(here: Path, capsys: pytest.Capture
     assert not (here / "sweep" / "ray").exists()
     assert f"winner: trial {sweep['best']['id']}, on the test split: exact match" in output.out
     assert "mlflow ui --backend-store-uri sqlite:///" in output.out
+    assert f"report: {here / 'sweep' / 'report.html'}" in output.out
     check_mlflow(trials, sweep["best"]["id"])
 
     with pytest.raises(UserError, match="holds a sweep already: go on with it by --resume"):
@@ -81,6 +82,7 @@ def check_mlflow(trials: dict[str, Any], winner: str) -> None:
     runs = client.search_runs([client.get_experiment_by_name("calculator").experiment_id])
     (parent,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
     assert (parent.info.status, parent.data.tags["best_trial"]) == ("FINISHED", winner)
+    assert {"report.html", "report.md"} <= {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
     children = {run.data.tags["trial"]: run for run in runs if run is not parent}
     assert children.keys() == trials.keys()
     for name, run in children.items():

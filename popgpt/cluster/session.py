@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -25,6 +25,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
 }
+HERE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}  # a process a group, for nodes that a cloud takes away
 CONNECT_SECONDS = 3.0
 
 
@@ -65,11 +66,12 @@ def connected(dashboard: bool = False) -> Iterator[Resources]:
     Raises:
         UserError: no Ray answers where one was named, or none can be started.
     """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_environment(ENVIRONMENT)
     import ray
 
     address = cluster_address()
+    if address is None:
+        set_environment(HERE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         options = {"address": address} if address else {"address": "local", "include_dashboard": dashboard}
@@ -88,6 +90,12 @@ def connected(dashboard: bool = False) -> Iterator[Resources]:
         # Ray shuts down, Ray would end the process.
         gc.collect()
         ray.shutdown()
+
+
+def set_environment(variables: Mapping[str, str]) -> None:
+    """Set what the user has not."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
 
 
 def cluster_address() -> str | None:

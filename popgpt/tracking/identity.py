@@ -7,10 +7,9 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
-from popgpt.files import write_atomic
+from popgpt.files import Folder, json_bytes
 
 FILE = "tracking.json"
 METRICS = "metrics.jsonl"
@@ -60,10 +59,10 @@ class Identity:
         return [[f"final_{name}", *rest] for name, *rest in self.values([{"iteration": 0, **scores}])]
 
 
-def read(folder: Path) -> Identity | None:
+def read(folder: Folder) -> Identity | None:
     """The identity kept in a folder; None where there is none that can be read."""
     try:
-        kept = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        kept = json.loads(folder.read(FILE))
         found = Identity(**{f.name: kept[f.name] for f in fields(Identity) if f.name in kept})
     except (OSError, ValueError, TypeError):
         return None
@@ -71,20 +70,20 @@ def read(folder: Path) -> Identity | None:
     return found
 
 
-def write(folder: Path, identity: Identity) -> None:
+def write(folder: Folder, identity: Identity) -> None:
     """Replace the identity in a folder, on disk when this returns. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / FILE, (json.dumps(asdict(identity), indent=2) + "\n").encode())
+    folder.make()
+    folder.write(FILE, json_bytes(asdict(identity)))
 
 
-def rows(folder: Path, before: int | None = None) -> list[dict[str, Any]]:
+def rows(folder: Folder, before: int | None = None) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl, those of iterations under `before`; a line that was cut off is left out."""
     try:
-        text = (folder / METRICS).read_text(encoding="utf-8")
+        content = folder.read(METRICS)
     except FileNotFoundError:
         return []
     found = []
-    for line in text.splitlines():
+    for line in content.splitlines():
         try:
             row = json.loads(line)
         except ValueError:

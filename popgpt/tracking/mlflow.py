@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from popgpt.files import Folder
 from popgpt.tracking.failure import failure
 from popgpt.tracking.identity import Identity, Value, rows
 
@@ -97,7 +98,7 @@ class Mlflow:
 
     def earlier(self, run: Identity, folder: str, before: int | None) -> None:
         """Send what metrics.jsonl holds of iterations under `before`, what earlier processes logged."""
-        self.log(run.ids["mlflow"], run.values(rows(Path(folder), before)))
+        self.log(run.ids["mlflow"], run.values(rows(Folder(folder), before)))
 
     def metrics(self, run: Identity, values: Sequence[Value]) -> None:
         self.log(run.ids["mlflow"], values)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from popgpt.config import Config
+from popgpt.files import Folder, absolute
 from popgpt.tracking import identity
 from popgpt.tracking.identity import Identity, params_of, tags_of
 from popgpt.tracking.mlflow import METRICS_A_CALL, sqlite_path
@@ -42,7 +43,7 @@ class Run:
     """A run being recorded. Every method returns at once; `flush` is what waits."""
 
     identity: Identity
-    folder: Path | None = None
+    folder: Folder | None = None
     parent: Run | None = None
     again: bool = False  # an earlier process may have begun it at the services
     resumed: bool = False  # what metrics.jsonl holds from before is still to be compared
@@ -99,7 +100,7 @@ class Run:
         if self.resumed and self.folder:
             for one in self.senders:
                 if one.service == "mlflow":
-                    one.put(self, Operation("earlier", [str(self.folder), before]))
+                    one.put(self, Operation("earlier", [self.folder.where, before]))
         self.resumed = False
 
     def _put(self, kind: str, *data: Any) -> None:
@@ -123,7 +124,7 @@ def start(
     `folder`, the run's, keeps which run this is in tracking.json. With `resume` the run recorded there is continued:
     what its metrics.jsonl holds from before the first row that is logged now is sent where MLflow does not have it.
     """
-    uri, place = tracking_uri(), Path(folder).absolute() if folder else None
+    uri, place = tracking_uri(), Folder(absolute(str(folder))) if folder else None
     this = Identity(uri, experiment, name, params_of(params), tags_of(tags), config.wandb_project)
     this.group = parent.identity.name if parent else None
     before = identity.read(place) if resume and place else None

@@ -203,7 +203,7 @@ class Sender:
             if run.parent:
                 run.identity.parent = run.parent.identity.ids.get("mlflow")
             run.keep()  # before the service has the run, so that its token is never lost
-            data = [str(run.folder) if run.folder else None, run.again or first.tries > 0]
+            data = [run.folder.where if run.folder else None, run.again or first.tries > 0]
         answer = self._helper.ask(run.identity, Operation(first.kind, data))
         if first.kind == "start":
             run.identity.ids = {**run.identity.ids, self.service: answer}
@@ -244,7 +244,7 @@ class Sender:
             run = run.parent
         remedy = "what is unsent at its end is kept for when it goes on"
         if self.service == "mlflow" and run.folder:
-            remedy = f"what is unsent at its end, send by `python -m popgpt.track sync {shlex.quote(str(run.folder))}`"
+            remedy = f"what is unsent at its end, send by `python -m popgpt.track sync {shlex.quote(run.folder.where)}`"
         logging.getLogger("popgpt").warning("%s %s; the run goes on, and %s", LABELS[self.service], what, remedy)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from popgpt.files import Folder
 from popgpt.tracking.identity import Identity, Value
 
 
@@ -24,15 +25,16 @@ class Wandb:
         self._runs: dict[str, Any] = {}
 
     def start(self, run: Identity, folder: str | None, again: bool) -> str:
-        """Begin or go on with a run; its files go to `folder`. Returns its id."""
-        if folder:
-            Path(folder).mkdir(parents=True, exist_ok=True)
+        """Begin or go on with a run; its files go to `folder`, where that is on this machine. Returns its id."""
+        place = Folder(folder) if folder else None
+        if place:
+            place.make()
         started = self._wandb.init(
             project=run.project,
             name=run.name,
             group=run.group,
             config={**run.params, **run.tags},
-            dir=folder,
+            dir=str(place.path) if place and place.path else None,
             id=run.ids.get("wandb"),
             resume="allow" if "wandb" in run.ids else None,
             reinit="create_new",

@@ -122,7 +122,7 @@ class Keeper:
             self._trouble = error
 
     def _told(self, error: OSError) -> str:
-        last = folder.last_state(self._folder)
+        last = folder.state_name(self._saved) if self._saved else None
         on = f"; {self._folder.at(last)} is whole: mend this and give the same command again" if last else ""
         return f"out_dir={self._folder.where}: {folder.why(error)}{on}"
 

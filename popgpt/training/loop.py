@@ -50,7 +50,8 @@ def fit(
     """
     started = time.perf_counter()
     keep_freed_memory()
-    with told_plainly(config), Keeper(Folder(config.out_dir), world.is_main) as keeper:
+    run_folder = Folder(config.out_dir)
+    with folder.told_of_store(run_folder), told_plainly(config), Keeper(run_folder, world.is_main) as keeper:
         run = begin(config, dataset, world)
         rows = make_rows(config, dataset, "train", config.seed)
         forward = torch.compile(run.model) if config.compile else run.model

@@ -1,0 +1,53 @@
+"""The report of a sweep, made from its folder at any time: `python -m popgpt.report OUT`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from popgpt import cli
+
+HTML, MARKDOWN = "report.html", "report.md"
+logger = logging.getLogger("popgpt")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write OUT/report.html and OUT/report.md from OUT/sweep.json. Raises UserError where there is none."""
+    parser = argparse.ArgumentParser(
+        prog="python -m popgpt.report",
+        description="Make report.html and report.md of a sweep, ended or not, from its sweep.json.",
+    )
+    parser.add_argument("out", metavar="OUT", help="the sweep's folder")
+    out_dir = Path(parser.parse_args(argv).out).resolve()
+    write(out_dir)
+    print(f"report: {out_dir / HTML}")
+
+
+def write(out_dir: Path) -> None:
+    """Replace OUT/report.html and OUT/report.md by what sweep.json says now. Raises UserError and OSError."""
+    from popgpt.files import read_json, write_atomic
+    from popgpt.sweep import record
+    from popgpt.sweep.importance import study
+    from popgpt.sweep.markdown import markdown
+    from popgpt.sweep.page import page
+
+    content = read_json(out_dir / record.FILE)
+    found = study(content)
+    for name, draw in ((HTML, page), (MARKDOWN, markdown)):
+        write_atomic(out_dir / name, draw(content, found, str(out_dir)).encode("utf-8", "replace"))
+
+
+def attempt(out_dir: Path) -> bool:
+    """Write the report of a sweep, which must not fail by it. Whether that went well; if not, there is a warning."""
+    try:
+        write(out_dir)
+    except Exception as error:
+        logger.warning("the report was not made: %s: %s", type(error).__name__, error)
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,157 @@
+"""A sweep's scores as pictures: learning curves, and intervals in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from popgpt.sweep import findings
+from popgpt.sweep.axes import Axis, Label, linear_ticks, score_axis, spaced
+from popgpt.sweep.findings import NAMES, Content
+from popgpt.sweep.report import Trial, best_row, iterations
+from popgpt.sweep.svg import NARROW, Point, cut, line, path, picture, tag, text
+
+
+def value_axis(content: Content) -> Axis:
+    """The axis of the sweep's metric that holds all its values."""
+    metric = content["metric"]
+    values = [row[metric] for t in content["trials"] for row in t["metrics"] if _finite(row, metric)]
+    highs = [t["exact_match_high"] for t in content["trials"] if t.get("exact_match_high") is not None]
+    return score_axis(
+        [*values, *(highs if metric == "exact_match" else [])], labeller(metric), share=metric != "val_loss"
+    )
+
+
+def labeller(metric: str) -> Label:
+    """How values of a metric are named on an axis."""
+
+    def name(value: Any) -> str:
+        return f"{value:g}" if metric == "val_loss" else f"{100 * value:.4g}%"
+
+    return name
+
+
+def _finite(row: Mapping[str, Any], metric: str) -> bool:
+    value = row.get(metric)
+    return isinstance(value, int | float) and abs(value) < float("inf")
+
+
+def describe(trial: Trial) -> str:
+    """A trial in a line."""
+    values = ", ".join(f"{name}={findings.shown(value)}" for name, value in trial["config"].items())
+    return f"trial {trial['id']} ({values}), {trial['status']} at iteration {iterations(trial):,}"
+
+
+def _scored(trial: Trial, metric: str) -> str:
+    score = findings.shown_score(best_row(trial, metric), metric)
+    return f"{describe(trial)}, best {NAMES[metric]} {score}"
+
+
+def curves(content: Content, width: int) -> str:
+    """The metric of each trial by iteration, the rungs, and the best trial in colour with its interval."""
+    metric, best = content["metric"], findings.best_trial(content)
+    known = {t["id"]: [row for row in t["metrics"] if metric in row and "iteration" in row] for t in content["trials"]}
+    shown = [trial for trial in content["trials"] if any(_finite(row, metric) for row in known[trial["id"]])]
+    if not shown:
+        return ""
+    x, x_ticks = _iteration_axis(content, [row["iteration"] for rows in known.values() for row in rows])
+    y = value_axis(content)
+    left, right, top, bottom = 50.0, width - 78.0, 44.0, (390.0 if width > NARROW else 290.0) - 46.0
+
+    def place(iteration: float, value: float) -> Point:
+        return left + x.at(iteration) * (right - left), bottom - y.at(value) * (bottom - top)
+
+    marks = frame(x_ticks, y, (left, right, top, bottom))
+    for rung in findings.rung_iterations(content):
+        if x.low <= rung <= x.high:
+            at = place(rung, y.low)[0]
+            marks += [line((at, top), (at, bottom), "rung"), text(at, top - 7, "rung", "middle", "small muted")]
+    finalists = {finalist["id"] for finalist in content.get("finalists") or []}
+    for trial in sorted(shown, key=lambda t: (best is not None and t["id"] == best["id"], t["id"] in finalists)):
+        role = "winner" if best is not None and trial["id"] == best["id"] else ""
+        role = role or ("finalist" if trial["id"] in finalists else "trial")
+        marks.append(_curve(trial, known[trial["id"]], metric, place, role))
+    marks.append(
+        text((left + right) / 2, bottom + 38, f"iteration{', log scale' if x.kind == 'log' else ''}", "middle")
+    )
+    marks.append(text(4, 14, findings.on_val(metric), class_="axis-name"))
+    return picture(width, bottom + 46, _curves_label(content, len(shown)), *marks)
+
+
+def _curves_label(content: Content, shown: int) -> str:
+    best, metric = findings.best_trial(content), content["metric"]
+    words = f"Learning curves of {shown} trials: {findings.on_val(metric)} by iteration."
+    return f"{words} The best is {_scored(best, metric)}." if best is not None else words
+
+
+def _iteration_axis(content: Content, iterations: Sequence[float]) -> tuple[Axis, list[tuple[float, str]]]:
+    """The axis and its named places: the rungs and the end where these are far apart, else round numbers."""
+    rungs = findings.rung_iterations(content)
+    low, high = min(iterations), max([*iterations, *(findings.budget(content, trial) for trial in content["trials"])])
+    if rungs and low > 0 and high >= 5 * low:
+        axis = Axis("log", low, high, label=_count)
+        places = [at for at in (high, *rungs, low) if low <= at <= high]
+    else:
+        axis = Axis("linear", 0, max(high, 1), label=_count)
+        places = [at for at in linear_ticks(0, max(high, 1), 6) if at == int(at)]
+    return axis, [(axis.at(at), _count(at)) for at in dict.fromkeys(places)]
+
+
+def _count(value: Any) -> str:
+    return f"{int(value):,}"
+
+
+def frame(x_ticks: Sequence[tuple[float, str]], y: Axis, edges: tuple[float, float, float, float]) -> list[str]:
+    left, right, top, bottom = edges
+    marks = []
+    for at, name in spaced(y.ticks(7), bottom - top, character=3):
+        height = bottom - at * (bottom - top)
+        marks += [line((left, height), (right, height), "grid"), text(left - 7, height + 4, name, "end", "small")]
+    for at, name in spaced(x_ticks, right - left):
+        marks.append(text(left + at * (right - left), bottom + 17, name, "middle", "small"))
+    return [*marks, line((left, bottom), (right, bottom), "axis")]
+
+
+def _curve(trial: Trial, rows: Sequence[Mapping[str, Any]], metric: str, place: Any, role: str) -> str:
+    """One trial's line in its unbroken parts, and a mark of how it ended."""
+    parts: list[list[Mapping[str, Any]]] = [[]]
+    for row in rows:
+        if _finite(row, metric):
+            parts[-1].append(row)
+        elif parts[-1]:
+            parts.append([])
+    marks = []
+    if role == "winner" and metric == "exact_match":
+        sure = [row for part in parts for row in part if row.get("exact_match_low") is not None]
+        lows = [place(row["iteration"], row["exact_match_low"]) for row in sure]
+        highs = [place(row["iteration"], row.get("exact_match_high") or 0) for row in sure]
+        marks.append(path([*highs, *reversed(lows)], "band"))
+    title = _scored(trial, metric)
+    marks += [
+        path([place(row["iteration"], row[metric]) for row in part], f"curve {role}", title) for part in parts if part
+    ]
+    last = next(part for part in reversed(parts) if part)[-1]
+    end = place(last["iteration"], last[metric])
+    marks.append(end_mark(end, trial["status"], role))
+    if role == "winner":
+        words = f"best {findings.shown_value(metric, best_row(trial, metric)[metric])}"
+        marks.append(text(end[0] + 9, end[1] - 10, cut(str(trial["id"]), 10), class_="winner-name"))
+        marks.append(text(end[0] + 9, end[1] + 5, words, class_="winner-name"))
+    return tag("g", *marks, class_="of-trial")
+
+
+def end_mark(at: Point, status: str, role: str) -> str:
+    x, y = at
+    if status == "failed":
+        return path([(x - 4, y - 4), (x + 4, y + 4)], f"cross {role}") + path(
+            [(x - 4, y + 4), (x + 4, y - 4)], f"cross {role}"
+        )
+    return tag("circle", cx=x, cy=y, r=3.5, class_=f"end {role} {'whole' if status == 'completed' else 'cut'}")
+
+
+def whisker(value: float, low: float, high: float, axis: Axis) -> str:
+    """A score and its interval in a cell of a table; other cells say the numbers."""
+    start, at, end = (2 + axis.at(min(max(number, axis.low), axis.high)) * 86 for number in (low, value, high))
+    span = tag("rect", x=start, y=4.0, width=max(2.0, end - start), height=10, class_="span")
+    marks = [line((2, 9), (88, 9), "grid"), span, line((at, 2), (at, 16), "point")]
+    return tag("svg", *marks, viewBox="0 0 90 18", class_="whisker-cell", aria_hidden="true")

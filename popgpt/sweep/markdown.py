@@ -1,0 +1,97 @@
+"""OUT/report.md: what a sweep found, as text and tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from popgpt.sweep import findings
+from popgpt.sweep.findings import Content
+from popgpt.sweep.importance import Study
+from popgpt.sweep.report import best_row, iterations
+
+
+def markdown(content: Content, study: Study, out_dir: str) -> str:
+    """The report of a sweep. content: of sweep.json; out_dir: the sweep's folder, for the commands and the title."""
+    name = out_dir.rstrip("/").split("/")[-1]
+    lead, *rest = findings.answer(content)
+    command = findings.command(content, out_dir)
+    again = ["## Train the best again", f"```\n{command}\n```"] if command else []
+    parts = [f"# Sweep {plain(name)}", f"**{plain(lead)}**", *map(plain, rest), *again]
+    parts += [*_finalists(content), *_trials(content), *_importance(content, study), *_compute(content)]
+    return "\n\n".join(filter(None, parts)) + "\n\nThe pictures are in report.html.\n"
+
+
+def plain(words: Any) -> str:
+    """Text that Markdown shows as it is, in one line, also inside a table."""
+    line = " ".join(str(words).split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|[\\`*\[\]#|~]", lambda found: "\\" + found[0], line)
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table; nothing without rows."""
+    lines = [heads, ["---"] * len(heads), *rows] if rows else []
+    return "\n".join(f"| {' | '.join(cell if cell == '---' else plain(cell) for cell in line)} |" for line in lines)
+
+
+def _finalists(content: Content) -> list[str]:
+    rows = [
+        [
+            finalist["id"],
+            findings.percent(finalist.get("mean"), 2),
+            ", ".join(f"{run['seed']}: {findings.shown_score(run, 'exact_match')}" for run in finalist["seeds"]),
+        ]
+        for finalist in findings.ranked_finalists(content)
+    ]
+    heads = ["trial", "mean exact match on val", "each seed, with its 95% interval"]
+    words = findings.about_finalists(content)
+    return ["## Finalists", words, table(heads, rows)] if words else []
+
+
+def _trials(content: Content) -> list[str]:
+    names, metric = findings.swept(content), content["metric"]
+    rows = []
+    for number, trial in enumerate(findings.ranked(content), 1):
+        row = best_row(trial, metric)
+        values = [findings.shown(trial["config"][name]) if name in trial["config"] else "-" for name in names]
+        status = ": ".join(filter(None, (trial["status"], trial.get("reason"))))
+        score = findings.shown_score(row, metric)
+        rows.append([number if row else "", trial["id"], *values, score, f"{iterations(trial):,}", status])
+    heads = [
+        "rank",
+        "trial",
+        *names,
+        f"{findings.on_val(metric)}{' (95% interval)' if metric == 'exact_match' else ''}",
+        "iterations",
+        "status",
+    ]
+    return ["## Trials, best first", table(heads, rows)] if rows else []
+
+
+def _importance(content: Content, study: Study) -> list[str]:
+    level = findings.comparison(content)
+    if level is None or not findings.swept(content):
+        return []
+    rows = [
+        [each.parameter, f"{findings.percent(each.share, 0)} ± {findings.percent(2 * each.error, 0)}", each.trials]
+        for each in study.parameters
+    ]
+    heads = ["parameter", "share of the variance (± two standard errors)", "trials that drew it"]
+    return ["## What matters", plain(findings.compared(content, level)), plain(study.note), table(heads, rows)]
+
+
+def _compute(content: Content) -> list[str]:
+    spent = findings.compute(content)
+    if not spent.full:
+        return []
+    words = f"{spent.run:,} iterations of {spent.full:,}."
+    if spent.saved:
+        words += f" ASHA saved {spent.saved:,} ({findings.percent(spent.saved / spent.full, 0)})."
+    if spent.lost:
+        words += f" {spent.lost:,} were not run, of trials that failed or are still open."
+    if spent.train_seconds is not None:
+        words += f" Training steps took {findings.duration(spent.train_seconds)}"
+        words += f"; about {findings.duration(spent.seconds_saved)} were saved." if spent.saved else "."
+    return ["## Compute", words, table(["rung, iteration", "trials that reached it", "stopped there"], spent.rungs)]

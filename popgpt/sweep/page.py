@@ -1,0 +1,243 @@
+"""OUT/report.html: what a sweep found on one page that needs nothing else, neither a network nor scripts."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from typing import Any
+
+from popgpt.sweep import curves, effects, findings
+from popgpt.sweep.axes import Axis
+from popgpt.sweep.findings import NAMES, Comparison, Content
+from popgpt.sweep.importance import Study
+from popgpt.sweep.report import Trial, best_row, iterations
+from popgpt.sweep.style import CSS
+from popgpt.sweep.svg import NARROW, WIDE, tag
+
+Heads = list[tuple[str, str | None]]
+"""The names of a table's columns and their classes."""
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def page(content: Content, study: Study, out_dir: str) -> str:
+    """The page of a sweep. content: of sweep.json; out_dir: the sweep's folder, for the commands and the title."""
+    name = out_dir.rstrip("/").split("/")[-1]
+    level = findings.comparison(content)
+    sections = [
+        _header(content, name),
+        _answer(content),
+        _again(content, out_dir),
+        _finalists(content),
+        _trials(content),
+        _curves(content),
+        _parameters(content, level, study),
+        _compute(content),
+    ]
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f"<title>{html.escape(name)}: sweep report</title><style>{CSS}</style>"
+    )
+    body = "\n".join(filter(None, sections))
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body><main>\n{body}\n</main></body></html>\n'
+
+
+def _section(title: str, *content: str) -> str:
+    return tag("section", tag("h2", title), *content)
+
+
+def _p(words: str, class_: str | None = None) -> str:
+    return tag("p", html.escape(words), class_=class_)
+
+
+def _header(content: Content, name: str) -> str:
+    trials = len(content["trials"])
+    counted = f"{trials} trial{'' if trials == 1 else 's'}" + (f": {findings.statuses(content)}" if trials else "")
+    return tag(
+        "header",
+        tag("h1", f"Sweep {html.escape(name)}"),
+        _p(f"{counted}. Ranked by {findings.on_val(content['metric'])}."),
+    )
+
+
+def _answer(content: Content) -> str:
+    lead, *rest = findings.answer(content)
+    scored = bool((content.get("best") or {}).get("test"))
+    return tag("div", _p(lead, "lead"), *map(_p, rest), class_="answer" if scored else "answer open")
+
+
+def _again(content: Content, out_dir: str) -> str:
+    command = findings.command(content, out_dir)
+    if command is None:
+        return ""
+    config = findings.config_yaml(content)
+    kept = ""
+    if config is not None:
+        how = "Save this as best.yaml, and train with: python -m popgpt.train best.yaml out_dir=out/again"
+        title = tag("summary", "The config itself, should the sweep's folder be gone")
+        kept = tag("details", title, _p(how, "note"), tag("pre", html.escape(config)))
+    return _section("Train the best again", tag("pre", tag("code", html.escape(command))), kept)
+
+
+def _finalists(content: Content) -> str:
+    finalists, words = content.get("finalists"), findings.about_finalists(content)
+    if not finalists:
+        return _section("Finalists", _p(words, "note")) if words else ""
+    best = (content.get("best") or {}).get("id")
+    seeds = list(dict.fromkeys(run["seed"] for finalist in finalists for run in finalist["seeds"]))
+    rows = []
+    for finalist in findings.ranked_finalists(content):
+        scores = {run["seed"]: findings.shown_score(run, "exact_match") for run in finalist["seeds"]}
+        cells = [_td(finalist["id"], "words"), _td(findings.percent(finalist.get("mean"), 2))]
+        cells += [_td(scores.get(seed, "")) for seed in seeds]
+        rows.append(tag("tr", *cells, class_="winner" if finalist["id"] == best else None))
+    heads: Heads = [
+        ("trial", "words"),
+        ("mean exact match on val", "name"),
+        *((f"seed {seed}", None) for seed in seeds),
+    ]
+    return _section("Finalists", _p(words, "note"), _table("Finalists", heads, rows, "small"))
+
+
+def _td(words: Any, class_: str | None = None) -> str:
+    return tag("td", html.escape(str(words)), class_=class_)
+
+
+def _table(label: str, heads: Heads, rows: list[str], class_: str | None = None) -> str:
+    named = [(html.escape(words).replace("_", "_<wbr>"), class_) for words, class_ in heads]
+    head = tag("tr", *(tag("th", words, class_=class_, scope="col") for words, class_ in named))
+    table = tag("table", tag("thead", head), tag("tbody", *rows), class_=class_)
+    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=label)
+
+
+def _trials(content: Content) -> str:
+    if not content["trials"]:
+        return ""
+    names, metric = findings.swept(content), content["metric"]
+    others = [other for other in NAMES if other != metric]
+    heads: Heads = [("rank", None), ("trial", "words"), (NAMES[metric], None)]
+    heads += [("", "spark"), ("95% interval", "words")] if metric == "exact_match" else []
+    heads += [("iterations", None), ("status", "words"), *((name, "name") for name in names)]
+    heads += [*((NAMES[other], "name") for other in others), ("reason", "words")]
+    axis, best = curves.value_axis(content), (content.get("best") or {}).get("id")
+    ranked = enumerate(findings.ranked(content), 1)
+    rows = [_trial_row(number, trial, content, names, axis, trial["id"] == best) for number, trial in ranked]
+    note = "Each at its best evaluation on val. These numbers were selected on, so the highest are likely too good."
+    return _section("Trials, best first", _p(note, "note"), _table("Trials, best first", heads, rows, "trials"))
+
+
+def _trial_row(number: int, trial: Trial, content: Content, names: list[str], axis: Axis, best: bool) -> str:
+    metric, row = content["metric"], best_row(trial, content["metric"])
+    cells = [_td(number if row else ""), _td(trial["id"], "words"), _td(findings.shown_value(metric, row.get(metric)))]
+    if metric == "exact_match":
+        low, high = row.get("exact_match_low"), row.get("exact_match_high")
+        if low is None or high is None:
+            cells += [tag("td", class_="spark"), tag("td")]
+        else:
+            cells.append(tag("td", curves.whisker(row["exact_match"], low, high, axis), class_="spark"))
+            cells.append(_td(f"{findings.percent(low)} to {findings.percent(high)}", "words"))
+    cells += [_td(f"{iterations(trial):,}"), _td(trial["status"], "words")]
+    cells += [_td(findings.shown(trial["config"][name]) if name in trial["config"] else "-") for name in names]
+    cells += [_td(findings.shown_value(other, row.get(other))) for other in NAMES if other != metric]
+    cells.append(_td(trial.get("reason") or "", "reason"))
+    return tag("tr", *cells, class_="winner" if best else None)
+
+
+def _figure(draw: Callable[[int], str], caption: str) -> str:
+    drawn = tag("div", draw(WIDE), class_="wide") + tag("div", draw(NARROW), class_="narrow")
+    return tag("figure", drawn, tag("figcaption", caption))
+
+
+def _curves(content: Content) -> str:
+    if not curves.curves(content, WIDE):
+        return ""
+    return _section("Learning curves", _figure(lambda width: curves.curves(content, width), _curve_keys(content)))
+
+
+def _curve_keys(content: Content) -> str:
+    band = " and its 95% interval" if content["metric"] == "exact_match" else ""
+    keys = [_key("var(--accent)", f"best trial{band}")]
+    if content.get("finalists"):
+        keys.append(_key("var(--mid)", "finalists"))
+    if len(content["trials"]) > 1:
+        keys.append(_key("var(--soft)", "other trials"))
+    for status in ("completed", "stopped", "failed"):
+        if any(trial["status"] == status for trial in content["trials"]):
+            mark = curves.end_mark((7.0, 6.0), status, "trial")
+            drawn = tag("svg", mark, viewBox="0 0 14 12", aria_hidden="true")
+            also = " or still open" if status == "stopped" and findings.open_trials(content) else ""
+            keys.append(tag("span", drawn, status + also, class_="item"))
+    if rungs := findings.rung_iterations(content):
+        factor = content["sweep"]["asha"]["reduction_factor"]
+        numbers = ", ".join(f"{rung:,}" for rung in rungs)
+        keys.append(tag("span", f"At a rung ({numbers}) about one trial in {factor} goes on.", class_="long"))
+    return tag("span", *keys, class_="keys")
+
+
+def _key(colour: str, words: str) -> str:
+    return tag("span", tag("span", class_="key", style=f"border-color:{colour}"), words, class_="item")
+
+
+def _parameters(content: Content, level: Comparison | None, study: Study) -> str:
+    if level is None or not findings.swept(content):
+        return ""
+    view = effects.scene(content, level)
+    ordered = sorted(level.scores.values(), reverse=level.metric == "val_loss")
+    worst, best = (findings.shown_value(level.metric, value) for value in (ordered[0], ordered[-1]))
+    colours = f"{NAMES[level.metric]} {worst}{tag('span', class_='ramp')}{best}"
+    keys = tag("span", f"A line is a trial: {colours}. ", _key("var(--accent)", "best trial"), class_="keys")
+    slices = [effects.slice_of(view, name) for name in view.axes]
+    near = "Orange: the best trial. Filled: its neighbourhood, the third of the trials nearest in all other parameters."
+    return _section(
+        "What the parameters do",
+        _p(findings.compared(content, level), "note"),
+        tag("h3", "All together"),
+        _figure(lambda width: effects.parallel(view, width), keys),
+        tag("h3", "What matters"),
+        _importance(study),
+        tag("h3", "One at a time"),
+        tag("figure", tag("div", *slices, class_="slices"), tag("figcaption", near)),
+    )
+
+
+def _importance(study: Study) -> str:
+    if not study.parameters:
+        return _p(study.note)
+    how = (
+        "How much of the variance of the scores is no longer predicted once a parameter's values are shuffled: "
+        "permutation importance of a random forest, on trials left out of its fit. Whiskers: two standard errors; "
+        "one that crosses 0 can't be told from nothing."
+    )
+    return _p(study.note) + _figure(lambda width: effects.bars(study.parameters, width), how)
+
+
+def _compute(content: Content) -> str:
+    spent = findings.compute(content)
+    if not spent.full:
+        return ""
+    facts = [("iterations run", f"{spent.run:,}"), ("every trial to its end", f"{spent.full:,}")]
+    if spent.train_seconds is not None:
+        facts.append(("time in training steps", findings.duration(spent.train_seconds)))
+        if spent.seconds_saved >= 1:
+            facts.append(("saved, about", findings.duration(spent.seconds_saved)))
+    tiles = tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in facts), class_="facts")
+    rows = [tag("tr", _td(f"{rung:,}"), _td(reached), _td(stopped)) for rung, reached, stopped in spent.rungs]
+    heads: Heads = [("rung, iteration", None), ("trials that reached it", None), ("stopped there", None)]
+    table = _table("Rungs", heads, rows, "small") if rows else ""
+    return _section("Compute", tiles, _budget(spent), table)
+
+
+def _budget(spent: findings.Compute) -> str:
+    """What the full budget went into, as a bar in parts."""
+    parts = [
+        ("var(--bar)", spent.run, "run"),
+        ("var(--line)", spent.saved, "saved by ASHA"),
+        ("var(--soft)", spent.lost, "not run, of trials that failed or are still open"),
+    ]
+    shares = [(f"background:{colour}", n, n / spent.full, words) for colour, n, words in parts if n]
+    bar = [tag("div", style=f"{colour};width:{100 * share:.2f}%") for colour, _, share, _ in shares]
+    keys = [
+        tag("span", tag("span", class_="swatch", style=colour), f"{n:,} {words} ({share:.0%})", class_="item")
+        for colour, n, share, words in shares
+    ]
+    return tag("div", *bar, class_="budget", aria_hidden="true") + tag("p", *keys, class_="keys note")
