@@ -56,12 +56,12 @@ def machine() -> str:
 
 
 @contextmanager
-def own_ray() -> Iterator[None]:
+def own_ray(cores: int) -> Iterator[None]:
     """A Ray of this process's own with a core for each worker, whatever else there is to join."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     options = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.CRITICAL}
-    ray.init(address="local", num_cpus=max(WORKERS), **options)
+    ray.init(address="local", num_cpus=cores, **options)
     try:
         yield
     finally:
@@ -71,7 +71,7 @@ def own_ray() -> Iterator[None]:
 def main(words: list[str]) -> None:
     repetitions = int(words.pop(0)) if words and words[0].isdigit() else REPETITIONS
     rates: dict[int, list[tuple[float, float]]] = {workers: [] for workers in WORKERS}
-    with tempfile.TemporaryDirectory() as folder, own_ray():
+    with tempfile.TemporaryDirectory() as folder, own_ray(max(WORKERS)):
         base = load_config(CONFIG, [*TRAINING, *words, f"data_dir={folder}/data"])
         ensure_dataset(base)
         print(f"before: {machine()}", flush=True)

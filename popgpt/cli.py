@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from popgpt import files
 from popgpt.config import Config, UserError
+from popgpt.stores import is_uri
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -52,8 +53,10 @@ def config_parser(name: str, description: str) -> argparse.ArgumentParser:
 
 def absolute(config: Config) -> Config:
     """`config` with absolute folders: Ray's processes start elsewhere."""
+    if is_uri(config.data_dir):
+        raise UserError(f"data_dir={config.data_dir} should be a path: datasets are mapped into memory")
     names = ["out_dir", "data_dir", *(["init_from"] if config.init_from not in ("scratch", "resume") else [])]
-    return config.model_copy(update={name: files.absolute(getattr(config, name)) for name in names})
+    return config.model_copy(update={name: files.absolute(getattr(config, name), f"{name}: ") for name in names})
 
 
 def run(main: Callable[[Sequence[str] | None], int | None]) -> None:

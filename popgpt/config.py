@@ -57,9 +57,9 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
 
     # The run
-    out_dir: str = Field("out", min_length=1, description="folder of the run: checkpoints, metrics, result")
+    out_dir: str = Field("out", min_length=1, description="folder of the run, by path or URI (s3://bucket/run)")
     init_from: str = Field(
-        "scratch", min_length=1, description="scratch | resume (from out_dir) | the path of a checkpoint"
+        "scratch", min_length=1, description="scratch | resume (from out_dir) | the path or URI of a checkpoint"
     )
     seed: Seed = Field(1337, description="of the weights, the order of the data and dropout")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one, else cpu")

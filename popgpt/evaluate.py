@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m popgpt.evaluate", description="Generated exact match of a run, in total and by operation."
     )
-    parser.add_argument("run", metavar="RUN_DIR", help="folder of a run, or a checkpoint file")
+    parser.add_argument("run", metavar="RUN_DIR", help="folder of a run, or a checkpoint file, by path or URI")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--split", choices=["val", "test"], default="val", help="part of the run's dataset (val)")
     source.add_argument("--file", metavar="LINES.txt", help="a text file of lines: prompt, separator, answer")

@@ -7,43 +7,54 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote, unquote
 
 from popgpt.config import UserError
-
-OBJECT_STORES = ("s3", "gcs", "abfs")  # a file there comes to be when it is whole
-
-
-def is_uri(where: str) -> bool:
-    """Whether `where` is a URI, not a path."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", where) is not None
+from popgpt.stores import OBJECT_STORES, is_uri, open_store, refuse_secrets, told_plainly
 
 
-def absolute(where: str) -> str:
-    """`where` as any process on this machine finds it."""
-    return where.rstrip("/") if is_uri(where) else str(Path(where).resolve())
+def absolute(where: str, called: str = "") -> str:
+    """`where` as any process on this machine finds it. Raises UserError for a URI with a key in it."""
+    refuse_secrets(where, called)
+    if not is_uri(where):
+        return str(Path(where).resolve())
+    base, mark, query = where.partition("?")
+    return base.rstrip("/") + mark + query
 
 
 class Folder:
     """A folder by its path, or by a URI that pyarrow opens: s3://bucket/run, gs://bucket/run and others.
 
-    Methods raise OSError; of those FileNotFoundError where a name is not there.
+    Methods raise OSError; of those FileNotFoundError where a name is not there, StoreError where a store is to blame.
     """
 
     def __init__(self, where: str | Path):
-        self.where = str(where)
+        self.where = absolute(str(where)) if is_uri(str(where)) else str(where)
         file = re.match(r"file://(?=/)", self.where)
         self.path = Path(self.where[file.end() :] if file else self.where) if file or not is_uri(self.where) else None
 
     @property
     def name(self) -> str:
-        return PurePosixPath(self.where).name
+        return self.path.name if self.path else unquote(PurePosixPath(self.where.partition("?")[0]).name)
+
+    @property
+    def parent(self) -> Folder:
+        """The folder that this one, or the file of this name, is in."""
+        if self.path:
+            return Folder(self.path.parent)
+        base, mark, query = self.where.partition("?")
+        return Folder(base.rpartition("/")[0] + mark + query)
 
     def at(self, name: str) -> str:
-        """Where a file in it is, as text."""
-        return str(self.path / name) if self.path else f"{self.where}/{name}"
+        """Where a file in it is, as text: a path, or a URI with the query that this one has."""
+        if self.path:
+            return str(self.path / name)
+        base, mark, query = self.where.partition("?")
+        return f"{base}/{quote(name)}{mark}{query}"
 
     def __truediv__(self, name: str) -> Folder:
         return Folder(self.at(name))
@@ -51,21 +62,15 @@ class Folder:
     @cached_property
     def _store(self) -> tuple[Any, str]:
         """pyarrow's file system, and this folder's path in it."""
-        from pyarrow import ArrowInvalid
-        from pyarrow.fs import FileSystem
-
-        try:
-            system, path = FileSystem.from_uri(self.where)
-        except ArrowInvalid as error:
-            raise UserError(f"{self.where}: {str(error).splitlines()[0]}") from None
-        return system, path
+        return open_store(self.where)
 
     def make(self) -> None:
         """Make the folder where it is not there."""
         if self.path:
             self.path.mkdir(parents=True, exist_ok=True)
-        else:
-            system, path = self._store
+            return
+        system, path = self._store
+        with told_plainly(self.where):
             system.create_dir(path)
 
     def names(self) -> set[str]:
@@ -75,7 +80,8 @@ class Folder:
         from pyarrow.fs import FileSelector
 
         system, path = self._store
-        return {info.base_name for info in system.get_file_info(FileSelector(path, allow_not_found=True))}
+        with told_plainly(self.where):
+            return {info.base_name for info in system.get_file_info(FileSelector(path, allow_not_found=True))}
 
     def is_file(self) -> bool:
         """Whether it is no folder but a file."""
@@ -84,14 +90,15 @@ class Folder:
         from pyarrow.fs import FileType
 
         system, path = self._store
-        return system.get_file_info(path).type == FileType.File
+        with told_plainly(self.where):
+            return system.get_file_info(path).type == FileType.File
 
     def read(self, name: str) -> bytes:
         """The content of a file."""
         if self.path:
             return (self.path / name).read_bytes()
         system, path = self._store
-        with system.open_input_stream(f"{path}/{name}", compression=None) as stream:
+        with told_plainly(self.at(name)), system.open_input_stream(f"{path}/{name}", compression=None) as stream:
             return stream.read()
 
     def write(self, name: str, content: bytes) -> None:
@@ -101,17 +108,19 @@ class Folder:
         system, path = self._store
         whole_at_once = system.type_name in OBJECT_STORES
         new = f"{path}/{name}" if whole_at_once else f"{path}/.{name}.new"
-        with system.open_output_stream(new, compression=None) as stream:
-            stream.write(content)
-        if not whole_at_once:
-            system.move(new, f"{path}/{name}")
+        with told_plainly(self.at(name)):
+            with system.open_output_stream(new, compression=None) as stream:
+                stream.write(content)
+            if not whole_at_once:
+                system.move(new, f"{path}/{name}")
         return None
 
     def copy(self, name: str, to: str) -> None:
         """Replace file `to` by a copy of `name`, without a second copy on the disk where it has hard links."""
         if not self.path:
             system, path = self._store
-            return system.copy_file(f"{path}/{name}", f"{path}/{to}")
+            with told_plainly(self.at(name)):
+                return system.copy_file(f"{path}/{name}", f"{path}/{to}")
         link = self.path / f".{to}.{os.getpid()}"
         link.unlink(missing_ok=True)
         try:
@@ -120,6 +129,7 @@ class Folder:
             shutil.copyfile(self.path / name, link)
             sync(link)
         os.replace(link, self.path / to)
+        link.unlink(missing_ok=True)  # it is still there where both were names of one file
         return sync(self.path)
 
     def remove(self, name: str) -> None:
@@ -127,7 +137,7 @@ class Folder:
         if self.path:
             return (self.path / name).unlink(missing_ok=True)
         system, path = self._store
-        if name in self.names():
+        with suppress(FileNotFoundError), told_plainly(self.at(name)):
             system.delete_file(f"{path}/{name}")
         return None
 

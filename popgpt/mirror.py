@@ -90,6 +90,8 @@ class Mirror:
     def _end(self, name: str) -> None:
         from popgpt.sweep import report
 
+        if name not in self._runs:
+            return  # it failed before it started
         trial, run = self._record.runs[name], self._runs.pop(name)
         reason = trial["reason"] or (WENT_ON if "stopped_by" in trial else None)
         run.finish(trial["status"], report.best_row(trial, self._record.sweep.metric), {"reason": reason})

@@ -78,7 +78,7 @@ def _answer_lines(answer: Callable[[Sequence[str]], list[str]]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m popgpt.sample", description="Complete prompts with a trained run.")
-    parser.add_argument("run", metavar="RUN_DIR", help="folder of a run, or a checkpoint file")
+    parser.add_argument("run", metavar="RUN_DIR", help="folder of a run, or a checkpoint file, by path or URI")
     parser.add_argument(
         "prompts", nargs="*", metavar="PROMPT", help="such as 12.5+7.3= (the separator may be left out)"
     )

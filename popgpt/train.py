@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -46,10 +47,12 @@ def train(config: Config, local: bool) -> Row:
     from popgpt.progress import TrainingProgress, stop_on_interrupt
     from popgpt.training import folder
 
-    going_on = folder.holds_unfinished(config)
-    with ready_alone(config) if local else ready_on_ray(config) as fit:
+    run_folder = Folder(config.out_dir)
+    with folder.told_of_store(run_folder):
+        going_on = folder.holds_unfinished(config)
+    with folder.told_of_store(run_folder), ready_alone(config) if local else ready_on_ray(config) as fit:
         dataset = ensure_dataset(config)
-        with folder.claimed(Folder(config.out_dir), folder.DRIVER_LOCK, patience=0):
+        with folder.claimed(run_folder, folder.DRIVER_LOCK, patience=0):
             record = begin_record(config, dataset, going_on)
             with ended(record, config) as end, TrainingProgress(config) as progress, stop_on_interrupt() as should_stop:
 
@@ -138,7 +141,7 @@ def print_result(config: Config, result: Row) -> None:
     if "exact_match" in result:
         print(f"best on the validation split, at iteration {result['iteration']}: {describe_scores(result)}")
         print(f"checkpoint: {result['checkpoint']}")
-        print(f"next: python -m popgpt.evaluate {config.out_dir} --split test")
+        print(f"next: python -m popgpt.evaluate {shlex.quote(config.out_dir)} --split test")
 
 
 if __name__ == "__main__":

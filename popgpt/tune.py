@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from popgpt import cli
 from popgpt.config import UserError
+from popgpt.stores import is_uri
 
 if TYPE_CHECKING:
     from popgpt.cluster.session import Resources
@@ -61,6 +62,8 @@ def tune(sweep: Sweep, resume: bool, force: bool, retry_failed: bool = False) ->
     from popgpt.mirror import Mirror
 
     started = time.monotonic()
+    if is_uri(sweep.out_dir):
+        raise UserError(f"out_dir={sweep.out_dir} should be a path: of a sweep, only this machine's or a shared one's")
     out_dir = Path(sweep.out_dir).resolve()
     record = begin(sweep, out_dir, resume, force, retry_failed)
     base = cli.absolute(sweep.config())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from popgpt.config import Config, make_config, merge
 from popgpt.tracking.identity import Identity
+from tests import s3
 
 TINY: dict[str, Any] = {
     "operations": "+-",
@@ -55,7 +57,30 @@ def tiny(tmp_path: Path, shared_data: Path) -> Callable[..., Config]:
     """Makes the config of a run that trains in well under a second; keywords replace its parameters."""
 
     def make(**over: Any) -> Config:
-        given = merge({**TINY, "out_dir": str(tmp_path / "out"), "data_dir": str(shared_data)}, over)
-        return make_config(given)
+        return tiny_config(**{"out_dir": str(tmp_path / "out"), "data_dir": str(shared_data), **over})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.Server]:
+    """An S3 server for tests that leave it as it is, with a bucket `bucket`."""
+    server = s3.serve(tmp_path_factory.mktemp("s3") / "log")
+    try:
+        server.make_bucket("bucket")
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def store(s3_server: s3.Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of an empty folder on the S3 server, which the environment names as a user's does."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://bucket/{uuid.uuid4().hex}"
+
+
+def tiny_config(**over: Any) -> Config:
+    """TINY with `over` on top."""
+    return make_config(merge(TINY, over))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,10 @@ import ray
 from ray.train import UserCallback
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.callback import ControllerCallback
+
+DEATH = "a worker's process died"
+LOST = "the connection between workers broke"
+CONNECTION = re.compile(r"gloo|nccl|connection|socket", re.IGNORECASE)
 
 
 class Handle(ControllerCallback):  # type: ignore[misc]
@@ -37,6 +42,7 @@ def cause(failures: Mapping[int, BaseException]) -> str:
     if any(isinstance(death, ray.exceptions.OutOfMemoryError) for death in deaths):
         return "a worker was killed for want of memory"
     if deaths:
-        return "a worker's process died"
-    lines = [line.strip() for error in failures.values() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else "the workers ended without a result"
+        return DEATH
+    texts = [str(error).strip() or type(error).__name__ for error in failures.values()]
+    own = [text for text in texts if not CONNECTION.search(text)]
+    return own[0].splitlines()[-1].strip() if own else LOST

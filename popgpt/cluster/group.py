@@ -19,7 +19,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from popgpt.cluster.channel import Channel
-from popgpt.cluster.controller import Failures, Handle, cause
+from popgpt.cluster.controller import DEATH, LOST, Failures, Handle, cause
 from popgpt.cluster.worker import work
 from popgpt.config import Config, UserError
 from popgpt.files import Folder
@@ -83,6 +83,7 @@ class Listener:
         self._report = report
         self._workers: list[Any] = []
         self._reported = 0
+        self._failed: tuple[str, int] | None = None  # why, and after which reported iteration
         self._result: Row | None = None
 
     def take(self, message: dict[str, Any]) -> None:
@@ -103,9 +104,13 @@ class Listener:
             self.begun = True
             self._workers.append(what)
         elif kind == "failed":
+            self.begun = False
             self._workers.clear()
             if not self.error:
                 logger.warning("the workers failed: %s", what)
+            if what not in (DEATH, LOST) and self._failed == (what, self._reported):
+                self.error = f"the workers failed twice in the same way: {what}"
+            self._failed = (what, self._reported)
 
     def watch(self, silence: float) -> None:
         """Kill the workers where nothing was heard of them for too long: Ray then starts them again."""
@@ -130,12 +135,14 @@ def describe_failure(failure: BaseException, config: Config) -> str:
     """One line for a group that ended without a result; Ray's whole account goes to out_dir/error.txt."""
     run_folder = Folder(config.out_dir)
     account = str(failure).strip()
+    last = None
     with suppress(OSError):
         run_folder.write(folder.ERROR, account.encode())
+        last = folder.last_state(run_folder)
     lines = [line.strip() for line in account.splitlines() if line.strip()]
     what = cause(failure.worker_failures) if isinstance(failure, WorkerGroupError) else lines[-1]
     advice = f": {memory_advice(config)}" if "memory" in what else ""
-    on = "; the same command goes on from the last state" if folder.last_state(run_folder) else ""
+    on = "; the same command goes on from the last state" if last else ""
     return f"the workers failed: {what}{advice}{on}; details are in {run_folder.at(folder.ERROR)}"
 
 

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -25,6 +25,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
 }
+HERE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}  # a process a group, for nodes that a cloud takes away
 CONNECT_SECONDS = 3.0
 
 
@@ -62,16 +63,24 @@ def connected(dashboard: bool = False) -> Iterator[Resources]:
 
     Args:
         dashboard: start it too; without it Ray cannot clean up after nested groups that die.
+    Raises:
+        UserError: no Ray answers where one was named, or none can be started.
     """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_environment(ENVIRONMENT)
     import ray
 
     address = cluster_address()
+    if address is None:
+        set_environment(HERE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         options = {"address": address} if address else {"address": "local", "include_dashboard": dashboard}
-        ray.init(**options, log_to_driver=False, logging_level=logging.CRITICAL)
+        try:
+            ray.init(**options, log_to_driver=False, logging_level=logging.CRITICAL)
+        except Exception as error:  # of many kinds: what answers is no Ray, or this machine is too busy to start one
+            what = f"the Ray at {address} cannot be joined" if address else "no Ray could be started here"
+            said = str(error).strip() or type(error).__name__
+            raise UserError(f"{what}: {said.splitlines()[0]}") from error
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what fails is raised, or told by its trial
     try:
         total = ray.cluster_resources()
@@ -81,6 +90,12 @@ def connected(dashboard: bool = False) -> Iterator[Resources]:
         # Ray shuts down, Ray would end the process.
         gc.collect()
         ray.shutdown()
+
+
+def set_environment(variables: Mapping[str, str]) -> None:
+    """Set what the user has not."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
 
 
 def cluster_address() -> str | None:

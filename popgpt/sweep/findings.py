@@ -45,6 +45,17 @@ def ranked_finalists(content: Content) -> list[Mapping[str, Any]]:
     return finals.ranked(content.get("finalists") or [], content["metric"])
 
 
+def about_finalists(content: Content) -> str:
+    """What a reader must know of the finalists, also where there are none; nothing where no trial has a score."""
+    if content.get("finalists"):
+        return "Trained to the full budget with further seeds. The one with the highest mean on val is the winner."
+    if not content.get("best"):
+        return ""
+    if open_trials(content):
+        return "None yet: the best are trained with further seeds when all trials have ended."
+    return "None were trained with further seeds, so the choice rests on one run of each trial."
+
+
 def rung_iterations(content: Content) -> list[int]:
     """The rungs of all brackets, lowest first."""
     sweep = content.get("sweep") or {}

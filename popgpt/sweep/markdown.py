@@ -48,7 +48,8 @@ def _finalists(content: Content) -> list[str]:
     ]
     interval = ", with its 95% interval" if metric == "exact_match" else ""
     heads = ["trial", f"mean {findings.on_val(metric)}", f"each seed{interval}"]
-    return ["## Finalists", table(heads, rows)] if rows else []
+    words = findings.about_finalists(content)
+    return ["## Finalists", words, table(heads, rows)] if words else []
 
 
 def _trials(content: Content) -> list[str]:

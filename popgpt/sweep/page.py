@@ -80,9 +80,9 @@ def _again(content: Content, out_dir: str) -> str:
 
 
 def _finalists(content: Content) -> str:
-    finalists = content.get("finalists")
+    finalists, words = content.get("finalists"), findings.about_finalists(content)
     if not finalists:
-        return ""
+        return _section("Finalists", _p(words, "note")) if words else ""
     best, metric = (content.get("best") or {}).get("id"), content["metric"]
     seeds = list(dict.fromkeys(run["seed"] for finalist in finalists for run in finalist["seeds"]))
     rows = []
@@ -91,7 +91,6 @@ def _finalists(content: Content) -> str:
         cells = [_td(finalist["id"], "words"), _td(findings.shown_mean(finalist, metric))]
         cells += [_td(scores.get(seed, "")) for seed in seeds]
         rows.append(tag("tr", *cells, class_="winner" if finalist["id"] == best else None))
-    words = "Trained to the full budget with further seeds. The best mean on val wins, by its first seed's run."
     heads: Heads = [
         ("trial", "words"),
         (f"mean {findings.on_val(metric)}", "name"),

@@ -88,7 +88,7 @@ def load_best(where: str | Path) -> dict[str, Any]:
     folder = Folder(where)
     try:
         if folder.is_file():
-            return load(Folder(folder.where.rpartition("/")[0] or "."), folder.name)
+            return load(folder.parent, folder.name)
         if folder.path and not folder.path.exists():
             raise UserError(f"{where}: no such file or folder")
         if BEST not in folder.names():

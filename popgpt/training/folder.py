@@ -16,6 +16,7 @@ from typing import Any
 
 from popgpt.config import PLACE, Config, UserError, dump_yaml, parse_yaml, shortened
 from popgpt.files import Folder, json_bytes
+from popgpt.stores import StoreError
 
 BEST = "ckpt.pt"
 CONFIG = "config.yaml"
@@ -64,9 +65,13 @@ def check_shared(folder: Folder, token: str, node: str) -> None:
     """Raises UserError where the folder is not the one that was marked, but one of the same name on another node."""
     deadline = time.monotonic() + PATIENCE_SECONDS  # a file server may be late
     while True:
-        with suppress(OSError):
+        try:
             if folder.read(MARK) == token.encode():
                 return
+        except StoreError as error:
+            raise UserError(f"out_dir={folder.where} on node {node}: {error}") from None
+        except OSError:
+            pass
         if time.monotonic() > deadline:
             raise UserError(
                 f"out_dir={folder.where} on node {node} is not the folder that the driver sees: "
@@ -99,6 +104,15 @@ def claimed(folder: Folder, lock: str = WRITER_LOCK, patience: float = PATIENCE_
                     raise UserError(f"out_dir={folder.where} is in use by another run; give another out_dir") from None
                 time.sleep(0.05)
         yield
+
+
+@contextmanager
+def told_of_store(folder: Folder) -> Iterator[None]:
+    """Turns a store's complaint into UserError."""
+    try:
+        yield
+    except StoreError as error:
+        raise UserError(f"out_dir={folder.where}: {error}") from None
 
 
 def make(folder: Folder) -> None:
@@ -143,7 +157,7 @@ def read_config(folder: Folder) -> dict[str, Any]:
     """The parameters of the run that is there; none where they can't be read."""
     try:
         return parse_yaml(folder.read(CONFIG), folder.at(CONFIG))
-    except (OSError, UserError):
+    except (FileNotFoundError, UserError):
         return {}
 
 
@@ -158,7 +172,7 @@ def read_result(folder: Folder) -> dict[str, Any]:
     """What result.json holds; nothing where it is not there or torn."""
     try:
         found = json.loads(folder.read(RESULT))
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -176,13 +190,14 @@ def outcome(folder: Folder) -> list[str]:
 
 @contextmanager
 def local_outcome(folder: Folder) -> Iterator[list[Path]]:
-    """Paths on this machine of those files, for as long as the context lasts."""
+    """Paths on this machine of those files, as far as they can be read, for as long as the context lasts."""
     if folder.path:
         yield [folder.path / name for name in outcome(folder)]
         return
     with tempfile.TemporaryDirectory() as scratch:
-        for name in outcome(folder):
-            (Path(scratch) / name).write_bytes(folder.read(name))
+        with suppress(StoreError):
+            for name in outcome(folder):
+                (Path(scratch) / name).write_bytes(folder.read(name))
         yield sorted(Path(scratch).iterdir())
 
 

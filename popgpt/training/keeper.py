@@ -57,24 +57,30 @@ class Keeper:
         """Whether something could not be written."""
         return self._trouble is not None
 
-    def begin(self, iteration: int, best: bool) -> None:
-        """Go on after `iteration`, whose state is the best so far or not: undo what a killed run left half done."""
+    def begin(self, iteration: int, best: bool, result: Row) -> None:
+        """Go on after `iteration`: undo or complete what a killed run left half done.
+
+        Args:
+            best: the state of `iteration` is the best so far.
+            result: what result.json holds then.
+        """
         if not self._active:
             return
         self._saved = iteration or None
         names = self._folder.names()
-        for name in names:
-            if UNFINISHED.match(name):
-                self._folder.remove(name)
+        for name in [*filter(UNFINISHED.match, names), *folder.state_names(self._folder)[2:]]:
+            self._folder.remove(name)
         if best and folder.state_name(iteration) in names:
             self._folder.copy(folder.state_name(iteration), folder.BEST)
         kept = [row for row in folder.read_metrics(self._folder) if row["iteration"] <= iteration]
         self._lines = [folder.metrics_line(row) for row in kept]
         self._folder.write(folder.METRICS, "".join(self._lines).encode())
+        if iteration and folder.read_result(self._folder).get("last_iteration") != iteration:
+            folder.write_result(self._folder, result)
 
     def log(self, row: Row) -> None:
         """Add a row to metrics.jsonl; in a store it gets there with the next state."""
-        if not self._active:
+        if not self._active or self.failed:  # after half a line, no other line
             return
         line = folder.metrics_line(row)
         if not self._folder.path:
@@ -116,7 +122,7 @@ class Keeper:
             self._trouble = error
 
     def _told(self, error: OSError) -> str:
-        last = folder.last_state(self._folder)
+        last = folder.state_name(self._saved) if self._saved else None
         on = f"; {self._folder.at(last)} is whole: mend this and give the same command again" if last else ""
         return f"out_dir={self._folder.where}: {folder.why(error)}{on}"
 

@@ -50,11 +50,13 @@ def fit(
     """
     started = time.perf_counter()
     keep_freed_memory()
-    with told_plainly(config), Keeper(Folder(config.out_dir), world.is_main) as keeper:
+    run_folder = Folder(config.out_dir)
+    with folder.told_of_store(run_folder), told_plainly(config), Keeper(run_folder, world.is_main) as keeper:
         run = begin(config, dataset, world)
         rows = make_rows(config, dataset, "train", config.seed)
         forward = torch.compile(run.model) if config.compile else run.model
-        keeper.begin(run.iteration, best=run.scores is not None and run.scores["iteration"] == run.iteration)
+        best = run.scores is not None and run.scores["iteration"] == run.iteration
+        keeper.begin(run.iteration, best, summarize(run, config, dataset, world, started))
         stopping = False
         while run.iteration < config.max_iters and not stopping:
             row, stopping = train_step(run, forward, rows, config, world, should_stop() or keeper.failed)
@@ -155,8 +157,9 @@ def told_plainly(config: Config) -> Iterator[None]:
         run_folder = Folder(config.out_dir)
         last = folder.last_state(run_folder)
         raise UserError(f"{error}; the last good state is {run_folder.at(last)}" if last else str(error)) from None
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        kinds = MemoryError | torch.OutOfMemoryError  # of numpy, of torch on a GPU; of torch without one it is a text
+        if not isinstance(error, kinds) and "DefaultCPUAllocator" not in str(error):
             raise
         raise UserError(memory_advice(config)) from error
 

@@ -131,6 +131,19 @@ def test_what_was_selected_on_is_not_the_result() -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
+        ({**DONE, "finalists": FINALISTS}, "Trained to the full budget with further seeds."),
+        (DONE, "None were trained with further seeds, so the choice rests on one run of each trial."),
+        (sweep(*SMALL["trials"], trial("0003", {}, status="running")), "None yet"),
+    ],
+)
+def test_the_finalists_section_says_what_is_known(content: dict[str, Any], said: str) -> None:
+    assert any(words.startswith(said) for words in read(content).words)
+    assert said in markdown(content, NOTHING, "x")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
         (sweep(), "The sweep has no trials."),
         (sweep(trial("a", {}, status="failed")), "No trial has a score, so there is no winner."),
         (sweep(trial("a", {}, status="waiting")), "No trial has a score yet."),

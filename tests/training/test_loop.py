@@ -15,6 +15,7 @@ from popgpt.training import checkpoint, folder
 from popgpt.training.folder import read_metrics
 from popgpt.training.loop import Row, fit
 from popgpt.training.world import World
+from tests.runs import logged, same_states, timeless
 
 ALONE = World(torch.device("cpu"))
 Make = Callable[..., Config]
@@ -25,15 +26,6 @@ def run(config: Config, **arguments: Any) -> tuple[Row, list[Row]]:
     rows: list[Row] = []
     result = fit(config, ensure_dataset(config), ALONE, rows.append, **arguments)
     return result, timeless(rows)
-
-
-def timeless(rows: list[Row]) -> list[Row]:
-    """Rows without what the clock says."""
-    return [{key: value for key, value in row.items() if not key.endswith("_seconds")} for row in rows]
-
-
-def logged(config: Config) -> list[Row]:
-    return timeless(read_metrics(Folder(config.out_dir)))
 
 
 def weights(config: Config, name: str | None = None) -> dict[str, torch.Tensor]:
@@ -92,27 +84,6 @@ def test_a_run_that_stops_anywhere_goes_on_exactly(tiny: Make, tmp_path: Path, o
     assert result["status"] == "completed"
     assert same_states(whole, part)
     assert logged(part) == logged(whole) == rows
-
-
-def same_states(first: Config, second: Config) -> bool:
-    """Whether the last states of two runs are equal to the bit: weights, optimizers and counts."""
-    states = [checkpoint.load_latest(Folder(config.out_dir)) for config in (first, second)]
-    for state in states:
-        assert state is not None
-        state.pop("config")
-        state.pop("train_seconds")
-        state["scores"] = timeless([state["scores"]])
-    return same_values(*states)
-
-
-def same_values(first: Any, second: Any) -> bool:
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same_values(first[key], second[key]) for key in first)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same_values, first, second))
-    return bool(first == second)
 
 
 def test_the_effective_batch_is_what_counts_not_how_it_is_cut(tiny: Make, tmp_path: Path) -> None:

@@ -1,0 +1,66 @@
+"""Which Ray is joined."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+import ray
+from ray._private import services
+
+from popgpt.cluster.session import cluster_address, connected
+from popgpt.config import UserError
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port that is taken but does not answer."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+def left_word(monkeypatch: pytest.MonkeyPatch, address: str | None) -> None:
+    """Have Ray find this address, as `ray start` leaves it in a file."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(services, "canonicalize_bootstrap_address", lambda given: address)
+
+
+def test_without_word_of_a_cluster_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    left_word(monkeypatch, None)
+    assert cluster_address() is None
+
+
+def test_a_cluster_that_answers_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as answering:
+        address = f"127.0.0.1:{answering.getsockname()[1]}"
+        left_word(monkeypatch, address)
+        assert cluster_address() == address
+
+
+def test_word_of_a_cluster_that_has_died_is_passed_over(monkeypatch: pytest.MonkeyPatch, closed_port: int) -> None:
+    left_word(monkeypatch, f"127.0.0.1:{closed_port}")
+    assert cluster_address() is None
+
+
+def test_a_named_cluster_that_has_died_is_not_passed_over(monkeypatch: pytest.MonkeyPatch, closed_port: int) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed_port}")
+    with pytest.raises(UserError, match=rf"^RAY_ADDRESS=127.0.0.1:{closed_port}: no Ray answers there \("):
+        cluster_address()
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [("10.0.0.1:6379", "the Ray at 10.0.0.1:6379 cannot be joined"), (None, "no Ray could be started here")],
+)
+def test_a_ray_that_fails_is_told_of_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, said: str
+) -> None:
+    def fail(**options: object) -> None:
+        raise RuntimeError("The current node timed out during startup.\nSee the logs.")
+
+    monkeypatch.setattr("popgpt.cluster.session.cluster_address", lambda: address)
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(UserError, match=f"^{said}: The current node timed out during startup.$"), connected():
+        pass

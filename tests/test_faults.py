@@ -1,0 +1,322 @@
+"""What a person sees who trains where something breaks: one line that says what to do, and the same command goes on."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import yaml
+
+from popgpt.cluster import session
+from popgpt.config import Config
+from popgpt.files import Folder
+from popgpt.training import folder
+from tests.conftest import tiny_config
+from tests.moments import MOMENTS, RUN, Moment, finished, phase, rows
+from tests.nodes import PATIENCE, cluster, pids, wait_for, worker_pids
+from tests.runs import left
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
+)
+Make = Callable[..., Config]
+LONG = {"max_iters": 400, "eval_interval": 20, "log_interval": 4, "dropout": 0.1}
+ENDLESS = {**RUN, "max_iters": 1_000_000, "eval_interval": 1_000_000}
+MEMORY_BYTES = 5_000_000_000
+
+
+class Command:
+    """`python -m popgpt.train` on a run's parameters. Use as a context: it then ends with it."""
+
+    def __init__(self, config: Config, *words: str, own_ray: bool = False, prepare: Callable[[], None] | None = None):
+        given = Path(f"{config.out_dir}.yaml")
+        given.write_text(yaml.safe_dump(config.model_dump()))
+        outer = {name: value for name, value in os.environ.items() if not (own_ray and name == "RAY_ADDRESS")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "popgpt.train", str(given), *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=outer,
+            preexec_fn=prepare,
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> Command:
+        return self
+
+    def __exit__(self, *ending: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def interrupt(self, number: int) -> None:
+        """Signal it; at Ctrl-C its children too, as a terminal does."""
+        send = os.killpg if number == signal.SIGINT else os.kill
+        send(self.process.pid, number)
+
+    def end(self) -> tuple[int, str, str]:
+        """Its exit code, and what it printed, once it has ended."""
+        output, errors = self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode, output, errors
+
+
+def command(config: Config, *words: str, **options: Any) -> tuple[int, str, str]:
+    """Run it to its end."""
+    with Command(config, *words, **options) as running:
+        return running.end()
+
+
+def completes(config: Config, *words: str, **options: Any) -> None:
+    """Give the command, which is to complete the run."""
+    code, _, errors = command(config, *words, **options)
+    assert code == 0, errors
+    assert finished(config)
+
+
+def error_of(ended: tuple[int, str, str]) -> str:
+    """The one line that a command complained of, at exit code 2."""
+    code, _, errors = ended
+    assert code == 2, errors
+    assert "Traceback" not in errors
+    (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert errors.rstrip().endswith(line)
+    return line
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """A Ray with room for two workers."""
+    with cluster(2) as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def undisturbed(nodes: Any, tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Config:
+    """A run of two workers that nothing disturbs."""
+    config = tiny_config(**RUN, out_dir=str(tmp_path_factory.mktemp("runs") / "out"), data_dir=str(shared_data))
+    completes(config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Config:
+    """A run of one process that nothing disturbs."""
+    config = tiny_config(**LONG, out_dir=str(tmp_path_factory.mktemp("runs") / "whole"), data_dir=str(shared_data))
+    completes(config, "--local")
+    return config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS, ids=str)
+def test_a_driver_that_is_killed_at_any_moment_changes_nothing(tiny: Make, undisturbed: Config, moment: Moment) -> None:
+    """The same command goes on; for two of the ten with a Ray that dies with its driver."""
+    config = tiny(**RUN)
+    own_ray = moment in (MOMENTS[0], MOMENTS[3])
+    with Command(config, own_ray=own_ray) as driver:
+        moment.wait(config, start_seconds=8)
+        doing = "finished" if finished(config) else phase(config)
+        driver.process.kill()
+    print(f"killed the driver while {doing}")
+    assert doing != "finished"
+    completes(config, own_ray=own_ray)
+    assert left(config) == left(undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "own_ray"),
+    [(signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGTERM, False)],
+    ids=["Ctrl-C", "Ctrl-C with a Ray of its own", "SIGTERM"],
+)
+def test_a_group_that_is_interrupted_saves_its_state(
+    tiny: Make, undisturbed: Config, number: int, own_ray: bool
+) -> None:
+    config = tiny(**RUN)
+    with Command(config, own_ray=own_ray) as driver:
+        wait_for(lambda: rows(config) > 3, "the first rows")
+        driver.interrupt(number)
+        code, output, errors = driver.end()
+    assert code == 130, errors
+    stopped = folder.read_result(Folder(config.out_dir))
+    assert stopped["status"] == "interrupted"
+    assert f"stopped at iteration {stopped['last_iteration']}; the same command goes on" in output
+    assert folder.last_state(Folder(config.out_dir)) == folder.state_name(stopped["last_iteration"])
+    completes(config, own_ray=own_ray)
+    assert left(config) == left(undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_a_group_that_does_not_heed_the_first(tiny: Make, nodes: Any, number: int) -> None:
+    """Its workers hang, so that they save no state."""
+    config = tiny(**ENDLESS)
+    with Command(config) as driver:
+        wait_for(lambda: rows(config) > 3, "the first rows")
+        for pid in worker_pids():
+            os.kill(pid, signal.SIGSTOP)
+        driver.interrupt(number)
+        assert said(driver, "stopping after this iteration")
+        driver.interrupt(number)
+        code, _, errors = driver.end()
+    assert code == 130, errors
+    assert "Traceback" not in errors
+    wait_for(lambda: not worker_pids(), "the workers to end", every=0.1)
+
+
+def said(running: Command, text: str) -> bool:
+    """Whether it says so on stderr, before it ends."""
+    assert running.process.stderr
+    return any(text in line for line in iter(running.process.stderr.readline, ""))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "fewest"), [(signal.SIGINT, 1), (signal.SIGTERM, None)])
+def test_a_group_that_waits_for_a_busy_cluster_can_be_interrupted(
+    tiny: Make, nodes: Any, number: int, fewest: int | None
+) -> None:
+    config = tiny(**ENDLESS, min_workers=fewest)
+    with busy(), Command(config) as driver:
+        wait_for(lambda: pids("ray::TrainController"), "the group", every=0.1)
+        driver.interrupt(number)
+        code, _, errors = driver.end()
+    assert code == 130, errors
+    assert "Traceback" not in errors
+    assert not rows(config)
+
+
+@contextmanager
+def busy() -> Iterator[None]:
+    """While both cores of the cluster are taken."""
+    with session.connected():
+        held = ray.util.placement_group([{"CPU": 2}])
+        ray.get(held.ready(), timeout=PATIENCE)
+        try:
+            yield
+        finally:
+            ray.util.remove_placement_group(held)
+
+
+def fill(disk: Path) -> Path:
+    """Fill a disk to its last byte, with a file whose removal makes room again."""
+    ballast = disk / "ballast"
+    with suppress(OSError), open(ballast, "wb", buffering=0) as file:
+        while True:
+            file.write(b"\0" * 512)
+    return ballast
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of a few megabytes, where this test may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", disk], capture_output=True).returncode:
+        pytest.skip("takes root")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_disk_that_fills_up_ends_a_run_that_goes_on_once_there_is_room(
+    tiny: Make, small_disk: Path, whole: Config
+) -> None:
+    config = tiny(**LONG, out_dir=str(small_disk / "out"))
+    with Command(config, "--local") as running:
+        wait_for(lambda: folder.state_names(Folder(config.out_dir)), "a state")
+        ballast = fill(small_disk)
+        line = error_of(running.end())
+    kept = re.fullmatch(rf"error: out_dir={config.out_dir}: No space left on device; (.*) is whole: mend this .*", line)
+    assert kept, line
+    ballast.unlink()
+    goes_on_from(Path(kept[1]), config)
+    assert left(config) == left(whole)
+
+
+def test_a_file_that_may_not_grow_ends_a_run_that_goes_on_once_it_may(tiny: Make, whole: Config) -> None:
+    config = tiny(**LONG)
+    with Command(config, "--local") as running:
+        wait_for(lambda: folder.state_names(Folder(config.out_dir)), "a state")
+        resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, (512, resource.RLIM_INFINITY))
+        line = error_of(running.end())
+    kept = re.fullmatch(rf"error: out_dir={config.out_dir}: File too large; (.*) is whole: mend this .*", line)
+    assert kept, line
+    goes_on_from(Path(kept[1]), config)
+    assert left(config) == left(whole)
+
+
+def goes_on_from(state: Path, config: Config) -> None:
+    """The same command completes the run, starting after the state that it was told of."""
+    iteration = int(state.name.removeprefix("state-").removesuffix(".pt"))
+    code, _, errors = command(config, "--local")
+    assert code == 0, errors
+    assert f"going on with the run in {config.out_dir} after iteration {iteration}\n" in errors
+
+
+@pytest.mark.parametrize(
+    "over",
+    [{"batch_size": 2**14, "block_size": 2**16}, {"batch_size": 20_000, "d_model": 512, "d_head": 64}],
+    ids=["rows", "activations"],
+)
+def test_too_little_memory_is_told_with_what_to_lower(tiny: Make, over: dict[str, int]) -> None:
+    """Of numpy, which holds the rows, and of torch."""
+    config = tiny(**over)
+    limit = (MEMORY_BYTES, MEMORY_BYTES)
+    line = error_of(command(config, "--local", prepare=lambda: resource.setrlimit(resource.RLIMIT_AS, limit)))
+    assert line.startswith(f"error: out of memory with batch_size={config.batch_size}, block_size={config.block_size}")
+    assert "lower batch_size, and raise gradient_accumulation_steps" in line
+
+
+def test_a_loss_that_is_not_finite_names_the_state_before_it(tiny: Make, whole: Config) -> None:
+    """A run goes on with a learning rate that its weights do not survive."""
+    config = tiny(**{**LONG, "max_iters": 500}, init_from="resume", learning_rate=1e30, min_lr=1e30, grad_clip=0.0)
+    shutil.copytree(whole.out_dir, config.out_dir)
+    line = error_of(command(config, "--local"))
+    assert re.search(r"is not finite at iteration \d+ \(learning_rate=1e\+30\); lower learning_rate", line), line
+    assert line.endswith(f"the last good state is {config.out_dir}/state-400.pt")
+
+
+def test_more_workers_than_a_cluster_has_are_refused_at_once(tiny: Make, nodes: Any) -> None:
+    line = error_of(command(tiny(), "--workers", "4"))
+    assert line == "error: workers=4 need 4 CPU cores; the cluster has 2, and it cannot grow"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid:6379"])
+def test_an_address_where_no_ray_answers_is_named(tiny: Make, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert error_of(command(tiny())).startswith(f"error: RAY_ADDRESS={address}: no Ray answers there (")
+
+
+def test_a_run_is_not_written_over(tiny: Make, whole: Config) -> None:
+    line = error_of(command(whole, "--local"))
+    assert f"out_dir={whole.out_dir} holds a finished run: continue it with init_from=resume" in line
+    line = error_of(command(whole, "--local", "learning_rate=0.001", "min_lr=0.0003"))
+    assert "holds a finished run of learning_rate=0.003, not 0.001" in line
+
+
+def test_an_unfinished_run_goes_on_but_not_with_other_parameters(tiny: Make, whole: Config) -> None:
+    config = tiny(**LONG)
+    with Command(config, "--local") as running:
+        wait_for(lambda: folder.state_names(Folder(config.out_dir)), "a state")
+        running.process.kill()
+    line = error_of(command(config, "--local", "seed=2"))
+    assert f"out_dir={config.out_dir} holds an unfinished run of seed=1337, not 2" in line
+    completes(config, "--local")
+    assert left(config) == left(whole)
+
+
+def test_two_processes_do_not_share_a_folder(tiny: Make) -> None:
+    config = tiny(**{**LONG, "max_iters": 1_000_000, "eval_interval": 1_000_000})
+    with Command(config, "--local"):
+        wait_for(lambda: rows(config) > 3, "the first rows")
+        line = error_of(command(config, "--local"))
+    assert line == f"error: out_dir={config.out_dir} is in use by another run; give another out_dir"
