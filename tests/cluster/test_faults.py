@@ -1,4 +1,4 @@
-"""Workers and nodes that are lost while a run trains: it goes on, and comes to what it would have come to."""
+"""Workers that are lost while a run trains: it goes on, and comes to what it would have come to."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from popgpt.config import Config, UserError
 from popgpt.data.dataset import ensure_dataset
 from popgpt.files import Folder
 from popgpt.training import folder
-from popgpt.training.folder import last_state, read_result, state_names
+from popgpt.training.folder import state_names
 from popgpt.training.loop import Row, fit
 from popgpt.training.world import World
 from tests.conftest import tiny_config
 from tests.moments import MOMENTS, RUN, Moment, finished, phase, rows
 from tests.nodes import cluster, kill, wait_for, worker_pids
-from tests.runs import left, losses
+from tests.runs import left
 
 pytestmark = [
     pytest.mark.slow,
@@ -84,54 +84,6 @@ def test_a_worker_that_is_killed_at_any_moment_changes_nothing(tiny: Make, undis
     print(f"killed a worker while {phases[0]}")
     assert phases != ["finished"]
     assert left(config) == left(undisturbed)
-
-
-def test_a_group_goes_on_with_fewer_nodes_and_takes_back_one_that_returns(
-    tiny: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    shape = {"max_iters": 60, "eval_interval": 4, "batch_size": 256, "d_model": 64, "dataset": "calculator-nodes"}
-    alone = tiny(**shape, out_dir=str(tmp_path / "alone"))
-    fit(alone, ensure_dataset(alone), World(torch.device("cpu")))
-    config = tiny(**shape, workers=2, min_workers=1)
-    lost: list[Any] = []
-    caplog.set_level("INFO", "popgpt")
-    with cluster(0, 1, 1) as nodes, session.connected():
-
-        def replace_a_node() -> bool:
-            """Asked whether to stop, it takes a node away, and once training goes on without it adds one."""
-            if len(nodes.worker_nodes) == 2 and not lost and last_state(Folder(config.out_dir)):
-                lost.append(random.Random(0).choice(sorted(nodes.worker_nodes, key=str)))
-                nodes.remove_node(lost[0], allow_graceful=False)
-            if len(nodes.worker_nodes) == 1 and going_on(caplog):
-                nodes.add_node(num_cpus=1)
-            return False
-
-        result = train(config, replace_a_node)
-        assert len(nodes.worker_nodes) == 2
-    assert result["status"] == "completed"
-    assert "workers" not in going_on(caplog)[0], "one worker goes on alone"
-    assert losses(config) == pytest.approx(losses(alone), rel=1e-5)
-
-
-def test_a_group_that_waits_for_a_node_to_return_can_be_interrupted(
-    tiny: Make, caplog: pytest.LogCaptureFixture
-) -> None:
-    config = tiny(**{**RUN, "max_iters": 1_000_000})
-    with cluster(0, 1, 1) as nodes, session.connected():
-
-        def lose_a_node() -> bool:
-            if len(nodes.worker_nodes) == 2 and last_state(Folder(config.out_dir)):
-                nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
-            return "the workers failed" in caplog.text
-
-        with pytest.raises(KeyboardInterrupt):
-            train(config, lose_a_node)
-    assert read_result(Folder(config.out_dir))["status"] == "interrupted"
-
-
-def going_on(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was said of going on from a state."""
-    return [record.getMessage() for record in caplog.records if record.getMessage().startswith("going on with the run")]
 
 
 @pytest.mark.parametrize(("workers", "rank"), [(1, 0), (2, 0), (2, 1)])
