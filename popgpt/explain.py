@@ -213,6 +213,12 @@ def budget(sweep: Sweep, cost: Mapping[str, float] | None) -> list[str]:
             spent, left, before = spent + left * (rung - before), max(1, left // sweep.asha.reduction_factor), rung
         lines.append(f"  about {spent:,} with ASHA's rungs at {', '.join(map(str, at))} (the first bracket's)")
         whole = spent
+    if sweep.finalists:
+        count = min(sweep.finalists, trials)
+        more = count * (1 + sweep.finalist_seeds) * sweep.max_t
+        seeds = f"{sweep.finalist_seeds} more seed{'s' if sweep.finalist_seeds > 1 else ''}"
+        lines.append(f"  at most {more:,} more for {count} finalists, trained to the end and with {seeds}")
+        whole += more
     if cost:
         seconds = whole * (cost["iteration"] + cost["evaluation"] / sweep.config().eval_interval)
         lines.append(f"  {in_minutes(seconds)} of one process at the base config's cost; trials share the machine")

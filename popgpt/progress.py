@@ -138,9 +138,9 @@ class SweepProgress:
     def __call__(self, name: str, event: str) -> None:
         """Show an event of a trial that the record has taken in."""
         if self._console.is_terminal:
-            self._live.update(table(list(self._record.trials.values()), self._record.sweep.metric))
+            self._live.update(table(list(self._record.runs.values()), self._record.sweep.metric))
             return
-        trial = self._record.trials[name]
+        trial = self._record.runs[name]
         if event == "started":
             text = "  ".join(f"{key}={value}" for key, value in trial["config"].items())
         elif event == "reported":

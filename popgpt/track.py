@@ -137,13 +137,15 @@ def run_story(folder: Folder) -> Story:
 
 
 def sweep_stories(folder: Folder) -> list[Story]:
-    """The story of a sweep, then those of its trials that were begun."""
+    """The story of a sweep, then those of its trials that were begun, the finalists' repeats included."""
     from popgpt.sweep.record import FILE, read
 
     assert folder.path  # a sweep's folder is on this machine
     record = read(folder.path)
     whole = identity_of(folder, record)
-    trials = [trial_story(folder, trial, record["metric"], whole) for trial in record["trials"]]
+    finalists = {each["id"] for each in record.get("finalists", [])}
+    told = [*record["trials"], *record.get("repeats", [])]
+    trials = [trial_story(folder, trial, record["metric"], whole, finalists) for trial in told]
     begun = [story for story in trials if story]
     winner = record["best"] or {}
     files: list[tuple[Path, str | None]] = [(folder.path / FILE, None)]
@@ -155,7 +157,7 @@ def sweep_stories(folder: Folder) -> list[Story]:
     return [Story(folder, whole, "completed", winner["test"], ending, files), *begun]
 
 
-def trial_story(folder: Folder, trial: Row, metric: str, whole: Identity) -> Story | None:
+def trial_story(folder: Folder, trial: Row, metric: str, whole: Identity, finalists: set[str]) -> Story | None:
     """The story of a trial; None where it has not been begun."""
     from popgpt.sweep.report import best_row
     from popgpt.tracking.identity import tags_of
@@ -168,6 +170,8 @@ def trial_story(folder: Folder, trial: Row, metric: str, whole: Identity) -> Sto
     if not this.tags:
         this.name, this.group = f"{whole.name}/{trial['id']}", whole.name
         this.tags = whole.tags | tags_of({"trial": trial["id"]})
+    finalist = trial.get("of", trial["id"])
+    this.tags |= {"finalist": finalist} if finalist in finalists else {}
     this.uri = whole.uri
     ended = trial["status"] if trial["status"] in ("completed", "stopped", "failed") else "interrupted"
     reason = tags_of({"reason": trial["reason"]})

@@ -142,7 +142,7 @@ def test_a_sweep_goes_on_where_nobody_watches(terminal: bool, capsys: pytest.Cap
     broken = Broken(terminal)
     console = Console(file=broken, force_terminal=terminal)  # type: ignore[arg-type]
     trial = {"id": "0000", "config": {"d_model": 64}, "status": "running", "reason": None, "metrics": []}
-    record = SimpleNamespace(trials={"0000": trial}, sweep=SimpleNamespace(metric="exact_match"))
+    record = SimpleNamespace(runs={"0000": trial}, sweep=SimpleNamespace(metric="exact_match"))
     with SweepProgress(record, console) as progress:  # type: ignore[arg-type]
         progress("0000", "started")
         progress("0000", "ended")

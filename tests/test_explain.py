@@ -61,11 +61,13 @@ def test_a_sweeps_budget_is_told(config: Path, capsys: pytest.CaptureFixture[str
         "num_samples": 9,
         "space": {"learning_rate": {"loguniform": [1e-3, 1e-2]}},
         "asha": {"grace_period": 10, "reduction_factor": 3},
+        "finalists": 2,
     }
     (config.parent / "space.yaml").write_text(yaml.safe_dump(space))
     text = explained(capsys, "space.yaml", "--no-probe", "max_iters=100")
     assert "sweep of 9 trials: 900 iterations if none were stopped" in text
     assert f"about {9 * 10 + 3 * 20 + 1 * 60 + 1 * 10} with ASHA's rungs at 10, 30, 90" in text
+    assert "at most 600 more for 2 finalists, trained to the end and with 2 more seeds" in text
     for said in (
         r"learning_rate=\S+ +swept",
         r"max_iters=100 +command line",

@@ -16,7 +16,7 @@ FLOORS = [
     {"model", "sweep", "tracking"},
     {"training"},
     {"cluster"},
-    {"cli", "progress", "prepare", "train", "tune", "evaluate", "sample", "explain", "track", "report"},
+    {"cli", "progress", "prepare", "train", "tune", "evaluate", "sample", "explain", "track", "report", "mirror"},
 ]
 ONLY_IN = {
     "ray": {"cluster", "train", "tune", "sweep.asha"},

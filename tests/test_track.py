@@ -146,20 +146,28 @@ def test_a_sweep_is_sent_with_its_trials(store: str, tmp_path: Path, capsys: pyt
     for trial in trials[:2]:
         make_run(out_dir / "trials" / str(trial["id"]))
     make_run(out_dir / "best")
+    make_run(out_dir / "trials" / "0000-s1")
+    repeat = {"id": "0000-s1", "of": "0000", "config": {"seed": 9}, "status": "completed", "reason": None}
     best = {"id": "0000", "test": {"exact_match": 0.25}}
     base = {**TINY, "experiment": "sums"}
     sweep = {"metric": "exact_match", "best": best, "trials": trials, "sweep": {"base": base}}
+    sweep |= {"finalists": [{"id": "0000"}], "repeats": [{**repeat, "metrics": ROWS}]}
     (out_dir / "sweep.json").write_text(json.dumps(sweep))
     for _ in range(2):
         track.sync(out_dir)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["run sweep", "run sweep/0000", "run sweep/0001"] * 2
-    assert all(line.endswith("values were missing") and ": 0 of" in line for line in lines[3:])
+    assert [line.split(":")[0] for line in lines] == [
+        *("run sweep", "run sweep/0000", "run sweep/0001", "run sweep/0000-s1")
+    ] * 2
+    assert all(line.endswith("values were missing") and ": 0 of" in line for line in lines[4:])
     found = {run.info.run_name: run for run in runs(store)}
     parent = found.pop("sweep")
     assert (parent.data.metrics, parent.data.tags["best_trial"]) == ({"final_exact_match": 0.25}, "0000")
     assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
     assert found["sweep/0001"].data.tags["reason"] == "asha: rung 20"
+    assert [found[f"sweep/{name}"].data.tags.get("finalist") for name in ("0000", "0001", "0000-s1")] == [
+        *("0000", None, "0000")
+    ]
     assert {a.path for a in client(store).list_artifacts(parent.info.run_id)} == {"best", "sweep.json"}
 
 

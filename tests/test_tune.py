@@ -32,6 +32,7 @@ def here(tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "num_samples": 4,
         "space": {"learning_rate": {"loguniform": [1e-3, 1e-1]}, "d_model": {"choice": [8, 16, 20]}},
         "asha": {"grace_period": 1, "reduction_factor": 3},
+        "finalists": 0,
     }
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
     return tmp_path
@@ -55,7 +56,8 @@ def test_a_sweep_from_its_space_to_its_winner(here: Path, capsys: pytest.Capture
         assert (trial["status"] == "completed") == (trial["iterations"] == 9)
         assert (trial["reason"] is None) == (trial["status"] == "completed")
     best = here / "sweep" / "best"
-    assert {"ckpt.pt", "config.yaml", "metrics.jsonl", "result.json"} <= {path.name for path in best.iterdir()}
+    assert {"ckpt.pt", "config.yaml", "metrics.jsonl", "result.json"} == {path.name for path in best.iterdir()}
+    assert json.loads((best / "result.json").read_text())["iteration"] == sweep["best"]["iteration"]
     assert sweep["best"]["test"]["exact_match_n"] == 60
     assert not (here / "sweep" / "ray").exists()
     assert f"winner: trial {sweep['best']['id']}, on the test split: exact match" in output.out
@@ -71,7 +73,94 @@ def test_a_sweep_from_its_space_to_its_winner(here: Path, capsys: pytest.Capture
     assert [trial["metrics"] for trial in more[:4]] == [trial["metrics"] for trial in trials.values()]
     with pytest.raises(UserError, match=r"seed=1 was 0 when this sweep was started"):
         tune.main(["space.yaml", "--resume", "seed=1"])
+    with pytest.raises(UserError, match=r"num_samples=4 makes 4 trials, but this sweep has 5"):
+        tune.main(["space.yaml", "--resume"])
     assert (here / "sweep" / "sweep.json").exists()
+
+
+def test_finalists_are_trained_to_the_end_with_more_seeds(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["space.yaml", "finalists=2", "finalist_seeds=1", "d_model={choice: [8, 16]}"]
+    assert tune.main(words) == 0
+    output = capsys.readouterr()
+    sweep = found(here)
+    trials, repeats = ({each["id"]: each for each in sweep[kind]} for kind in ("trials", "repeats"))
+    finalists = {each["id"]: each for each in sweep["finalists"]}
+    assert repeats.keys() == {f"{name}-s1" for name in finalists}
+    for name, finalist in finalists.items():
+        assert [each["seed"] for each in finalist["seeds"]] == [1337, 1338]
+        runs = [trials[name], repeats[f"{name}-s1"]]
+        assert [each["exact_match"] for each in finalist["seeds"]] == [run["exact_match"] for run in runs]
+        assert finalist["mean"] == sum(run["exact_match"] for run in runs) / 2
+        for run in runs:
+            assert (run["status"], run["reason"]) == ("completed", None)
+            assert [row["iteration"] for row in run["metrics"]] == list(range(1, 10))
+    went_on = [name for name in finalists if "stopped_by" in trials[name]]
+    assert went_on, "ASHA lets one of four through, so one finalist was stopped and went on"
+    best = sweep["finalists"][0]
+    assert best["mean"] == max(each["mean"] for each in finalists.values())
+    assert (sweep["best"]["id"], sweep["best"]["seed"]) == (best["id"], 1337)
+    assert sweep["best"]["test"]["exact_match_n"] == 60
+    assert json.loads((here / "sweep" / "best" / "result.json").read_text())["iteration"] == sweep["best"]["iteration"]
+    assert load_config(here / "sweep" / "best" / "config.yaml").seed == 1337
+    assert "chosen on the validation split by the mean of 2 seeds, scored once on the test split" in output.out
+    assert not list((here / "sweep" / "trials").glob("*/state-*.pt"))
+    assert len(list((here / "sweep" / "trials").glob("*/ckpt.pt"))) == 6
+    check_mlflow(trials | repeats, best["id"])
+    check_finalists_in_mlflow(finalists, went_on)
+
+
+def check_finalists_in_mlflow(finalists: dict[str, Any], went_on: list[str]) -> None:
+    """Tags say whose configuration a run has; one that went on is one run."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking.tracking_uri())
+    runs = client.search_runs([client.get_experiment_by_name("calculator").experiment_id])
+    tags = {run.data.tags.get("trial"): run.data.tags for run in runs}
+    of = {name: each["finalist"] for name, each in tags.items() if "finalist" in each}
+    assert of == {run["run"]: name for name, each in finalists.items() for run in each["seeds"]}
+    assert {name for name, each in tags.items() if each.get("reason") == "went on as a finalist"} == set(went_on)
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_between_trials_and_finalists_goes_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["space.yaml", "finalists=1", "finalist_seeds=1", "d_model=8", "num_samples=3", "mlflow_log=false"]
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for where, arguments, kept in (("Record.choose_finalists", [], 1), ("tune.drop_states", ["--resume"], 1)):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"popgpt.{'sweep.record.' if 'Record' in where else ''}{where}", killed)
+            with pytest.raises(KeyboardInterrupt):
+                tune.main([*words, *arguments])
+        before = found(here)
+        for trial in before["trials"]:
+            assert trial["status"] in ("completed", "stopped", "waiting")
+            folder = here / "sweep" / "trials" / trial["id"]
+            assert len(list(folder.glob("state-*.pt"))) == kept
+            assert (folder / "ckpt.pt").exists()
+    assert [repeat["status"] for repeat in before["repeats"]] == ["waiting"]
+    finalist = before["finalists"][0]["id"]
+    assert before["finalists"][0]["mean"] is None
+
+    assert tune.main([*words, "--resume"]) == 0
+    after = found(here)
+    (result,) = after["finalists"]
+    assert (result["id"], after["best"]["id"]) == (finalist, finalist)
+    for run in (next(trial for trial in after["trials"] if trial["id"] == finalist), *after["repeats"]):
+        assert run["status"] == "completed"
+        assert [row["iteration"] for row in run["metrics"]] == list(range(1, 10))
+    assert not list((here / "sweep" / "trials").glob("*/state-*.pt"))
+    ready = (here / "sweep" / "best" / "ckpt.pt").stat().st_mtime_ns
+    assert tune.main([*words, "--resume"]) == 0
+    assert found(here)["best"] == after["best"]
+    assert (here / "sweep" / "best" / "ckpt.pt").stat().st_mtime_ns == ready
+
+
+def test_retrying_takes_a_resume(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        tune.main(["space.yaml", "--retry-failed"])
+    assert "--retry-failed goes with --resume" in capsys.readouterr().err
 
 
 def check_mlflow(trials: dict[str, Any], winner: str) -> None:
@@ -89,7 +178,8 @@ def check_mlflow(trials: dict[str, Any], winner: str) -> None:
         trial = trials[name]
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert (run.info.status, run.data.tags["status"]) == ("FINISHED", trial["status"])
-        assert run.data.tags.get("reason") == trial["reason"]
+        went_on = "went on as a finalist" if "stopped_by" in trial else None
+        assert run.data.tags.get("reason") == (trial["reason"] or went_on)
         assert run.data.params["d_model"] == str(trial["config"]["d_model"])
         steps = [point.step for point in client.get_metric_history(run.info.run_id, "exact_match")]
         assert steps == list(range(1, trial["iterations"] + 1))
@@ -97,14 +187,23 @@ def check_mlflow(trials: dict[str, Any], winner: str) -> None:
         assert files == {"ckpt.pt", "config.yaml", "result.json"}
 
 
-def test_a_trial_that_fails_fails_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trial_that_fails_fails_alone(
+    here: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     words = ["asha=null", "learning_rate={grid: [1e-2, 1e30]}", "d_model=8", "num_samples=1", "warmup_iters=0"]
-    assert tune.main(["space.yaml", *words, "optimizer=adamw", "grad_clip=0", "mlflow_log=false"]) == 0
+    words += ["optimizer=adamw", "grad_clip=0", "mlflow_log=false"]
+    assert tune.main(["space.yaml", *words]) == 0
     good, bad = found(here)["trials"]
     assert (good["status"], good["iterations"]) == ("completed", 9)
     assert bad["status"] == "failed"
     assert "the loss is not finite at iteration" in bad["reason"]
     assert found(here)["best"]["id"] == "0000"
+    assert "1 trial failed; run it again" in capsys.readouterr().out
+    with caplog.at_level("INFO", logger="popgpt"):
+        assert tune.main(["space.yaml", *words, "--resume", "--retry-failed"]) == 0
+    assert "running 1 trial that failed again" in caplog.messages
+    again = found(here)["trials"]
+    assert (again[0], again[1]["status"], again[1]["reason"]) == (good, "failed", bad["reason"])
 
 
 @pytest.mark.parametrize(

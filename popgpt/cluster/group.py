@@ -32,7 +32,11 @@ logger = logging.getLogger(__name__)
 
 
 def train_on_workers(
-    config: Config, resources: dict[str, float], report: Callable[[Row], None], should_stop: Callable[[], bool]
+    config: Config,
+    resources: dict[str, float],
+    report: Callable[[Row], None],
+    should_stop: Callable[[], bool],
+    settled: bool = False,
 ) -> Row:
     """Run `fit` on config.workers workers under Ray Train; return what result.json holds.
 
@@ -43,6 +47,7 @@ def train_on_workers(
         resources: CPU and GPU of each worker.
         report: called here with each logged row, once.
         should_stop: asked here; the workers then save their state and end.
+        settled: as for `fit`.
     Raises:
         UserError: as `fit`, told by the worker; or workers failed too often.
         KeyboardInterrupt: it was to stop before the workers were there.
@@ -50,7 +55,7 @@ def train_on_workers(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     channel = Channel.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     scratch = tempfile.mkdtemp(prefix="popgpt-")
-    group = Group(_make_trainer(config, resources, channel, scratch))
+    group = Group(_make_trainer(config, resources, channel, scratch, settled))
     listener = Listener(config, report)
     try:
         while True:
@@ -175,13 +180,16 @@ class Group:
         self._thread.join(GIVE_UP_SECONDS)
 
 
-def _make_trainer(config: Config, resources: dict[str, float], channel: Any, scratch: str) -> TorchTrainer:
+def _make_trainer(
+    config: Config, resources: dict[str, float], channel: Any, scratch: str, settled: bool
+) -> TorchTrainer:
     use_gpu = bool(resources.get("GPU"))
     settings = {
         "config": config.model_dump(),
         "channel": channel,
         "cpus": resources["CPU"],
         "gpu": use_gpu,
+        "settled": settled,
         "token": folder.mark(Folder(config.out_dir)),
     }
     workers = (config.min_workers, config.workers) if config.min_workers else config.workers

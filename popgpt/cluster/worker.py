@@ -34,7 +34,8 @@ def work(settings: dict[str, Any]) -> None:
         dataset = open_dataset(dataset_path(config))
         if world.is_main:
             log_to(channel)
-            result = fit(config, dataset, world, lambda row: channel.push.remote({"row": row}), StopFlag(channel))
+            stop, settled = StopFlag(channel), settings["settled"]
+            result = fit(config, dataset, world, lambda row: channel.push.remote({"row": row}), stop, settled)
             ray.get(channel.push.remote({"result": result}))
         else:
             fit(config, dataset, world)
@@ -62,7 +63,7 @@ class SentLog(logging.Handler):
 
 
 def try_out(values: dict[str, Any], resources: dict[str, float]) -> None:
-    """One trial of a sweep, in the process that Ray Tune started for it.
+    """One trial of a sweep, in the process that Ray Tune started for it, and ends when it likes, once it said stop.
 
     Args:
         values: the trial's parameters.
@@ -73,11 +74,12 @@ def try_out(values: dict[str, Any], resources: dict[str, float]) -> None:
     if config.workers == 1:
         limit_threads(resources["CPU"])
         world = World(pick_device("cuda" if resources["GPU"] else "cpu"))
-        fit(config, open_once(dataset_path(config)), world, report, report.stopped)
+        fit(config, open_once(dataset_path(config)), world, report, report.stopped, settled=True)
     else:
         from popgpt.cluster.group import train_on_workers
 
-        train_on_workers(config, resources, report, report.stopped)
+        train_on_workers(config, resources, report, report.stopped, settled=True)
+    folder.drop_states(Folder(config.out_dir), keep=1)
     if report.stopped():
         sys.exit(0)
 

@@ -167,6 +167,11 @@ def scheduler(sweep: Sweep) -> AshaScheduler | None:
     return AshaScheduler(sweep.metric, rungs(sweep.asha, sweep.max_t), sweep.asha.reduction_factor, sweep.max_t)
 
 
+def to_the_end(sweep: Sweep) -> AshaScheduler | None:
+    """A scheduler that judges nobody and stops each trial where those that ASHA lets go on end."""
+    return AshaScheduler(sweep.metric, [()], 2, sweep.max_t) if sweep.asha else None
+
+
 def _id(trial: Any) -> str:
     return str(trial.config.get("id", trial.trial_id))
 

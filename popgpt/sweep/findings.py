@@ -10,13 +10,14 @@ from typing import Any
 
 from popgpt.config import Config
 from popgpt.metrics import score
-from popgpt.sweep import report
+from popgpt.sweep import finals, report
 from popgpt.sweep.report import Trial
 from popgpt.sweep.space import Asha, rungs
 
 Content = Mapping[str, Any]
-"""sweep.json: see `report.summary` and `record.Record.write`. `finalists`, where there are any, are a list of
-{id, seeds: [{seed, exact_match, exact_match_low, exact_match_high, exact_match_n}], mean}."""
+"""sweep.json: see `report.summary` and `record.Record.write`. `finalists`, where there are any, are as `finals.result`
+says: {id, seeds: [{seed, exact_match, exact_match_low, exact_match_high, exact_match_n, ...}], mean}. `repeats` are
+their runs with other seeds, as trials."""
 
 MOST = 0.8  # of the trials, to compare all at one iteration
 NAMES = {"exact_match": "exact match", "token_accuracy": "token accuracy", "val_loss": "val loss"}
@@ -40,17 +41,17 @@ def best_trial(content: Content) -> Trial | None:
 
 
 def ranked_finalists(content: Content) -> list[Mapping[str, Any]]:
-    """The finalists, the highest mean first."""
-    return sorted(content.get("finalists") or [], key=lambda each: -(each.get("mean") or 0.0))
+    """The finalists, the best mean first."""
+    return finals.ranked(content.get("finalists") or [], content["metric"])
 
 
 def about_finalists(content: Content) -> str:
     """What a reader must know of the finalists, also where there are none; nothing where no trial has a score."""
     if content.get("finalists"):
-        return "Trained to the full budget with further seeds. The one with the highest mean on val is the winner."
+        return "Trained to the full budget with further seeds. The one with the best mean on val is the winner."
     if not content.get("best"):
         return ""
-    if open_trials(content):
+    if open_trials(content) and (content.get("sweep") or {}).get("finalists") != 0:
         return "None yet: the best are trained with further seeds when all trials have ended."
     return "None were trained with further seeds, so the choice rests on one run of each trial."
 
@@ -72,8 +73,13 @@ def budget(content: Content, trial: Trial) -> int:
 
 
 def open_trials(content: Content) -> list[Trial]:
-    """The trials that have not come to an end."""
-    return [trial for trial in content["trials"] if trial["status"] not in ("completed", "stopped", "failed")]
+    """The trials that have not come to an end, the finalists' repeats included."""
+    return [trial for trial in all_trials(content) if trial["status"] not in finals.ENDED]
+
+
+def all_trials(content: Content) -> list[Trial]:
+    """The trials, and then the finalists' repeats with other seeds."""
+    return [*content["trials"], *content.get("repeats", [])]
 
 
 def statuses(content: Content) -> str:
@@ -149,6 +155,7 @@ class Compute:
 
     train_seconds: time in training steps, evaluations left out, None where not recorded; seconds_saved: what the saved
     iterations would have taken at each trial's own speed. rungs: (iteration, trials that reached it, stopped there).
+    repeats: iterations of the finalists' repeats, in none of the others.
     """
 
     run: int
@@ -157,6 +164,7 @@ class Compute:
     train_seconds: float | None
     seconds_saved: float
     rungs: list[tuple[int, int, int]]
+    repeats: int = 0
 
     @property
     def full(self) -> int:
@@ -183,6 +191,7 @@ def compute(content: Content) -> Compute:
             (rung, sum(n >= rung for n in run.values()), sum(rung <= run[name] < end for name in stopped))
             for rung, end in zip(at, after, strict=True)
         ],
+        repeats=sum(map(report.iterations, content.get("repeats", []))),
     )
 
 
@@ -197,7 +206,7 @@ def answer(content: Content) -> list[str]:
     if not content["trials"]:
         return ["The sweep has no trials."]
     unfinished = len(open_trials(content))
-    still = f"{unfinished} of {len(content['trials'])} trials {'is' if unfinished == 1 else 'are'} still open"
+    still = f"{unfinished} of {len(all_trials(content))} trials {'is' if unfinished == 1 else 'are'} still open"
     waiting = [f"Not finished: {still}."] if unfinished else []
     if best is None or trial is None:
         return [*waiting, "No trial has a score yet." if unfinished else "No trial has a score, so there is no winner."]
@@ -218,8 +227,10 @@ def answer(content: Content) -> list[str]:
 def _chosen(content: Content) -> str:
     name, total = NAMES[content["metric"]], len(content["trials"])
     if finalists := content.get("finalists"):
-        among = f"among {len(finalists)} finalists of {total} trials"
-        return f"It was chosen on the val split, by mean exact match over seeds, {among}."
+        among = (
+            f", among {len(finalists)} finalists of {total} trials" if len(finalists) > 1 else "; it was the only one"
+        )
+        return f"It was chosen on the val split, by mean {name} over seeds{among}."
     among = f"among {total} trials by {name}" if total > 1 else f"by {name}; there was one trial"
     return f"It was chosen on the val split, {among}."
 
@@ -265,6 +276,12 @@ def interval(scores: Mapping[str, Any]) -> str:
 def shown_value(metric: str, value: float | None) -> str:
     """A metric's value as a person reads it; nothing for None."""
     return "" if value is None else f"{value:.4g}" if metric == "val_loss" else percent(value)
+
+
+def shown_mean(finalist: Mapping[str, Any], metric: str) -> str:
+    """A finalist's mean of the metric, as a person reads it; nothing as long as it is open."""
+    mean = finalist.get("mean")
+    return shown_value(metric, mean) if metric == "val_loss" else percent(mean, 2)
 
 
 def shown_score(row: Mapping[str, Any], metric: str) -> str:

@@ -37,15 +37,17 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _finalists(content: Content) -> list[str]:
+    metric = content["metric"]
     rows = [
         [
             finalist["id"],
-            findings.percent(finalist.get("mean"), 2),
-            ", ".join(f"{run['seed']}: {findings.shown_score(run, 'exact_match')}" for run in finalist["seeds"]),
+            findings.shown_mean(finalist, metric),
+            ", ".join(f"{run['seed']}: {findings.shown_score(run, metric)}" for run in finalist["seeds"]),
         ]
         for finalist in findings.ranked_finalists(content)
     ]
-    heads = ["trial", "mean exact match on val", "each seed, with its 95% interval"]
+    interval = ", with its 95% interval" if metric == "exact_match" else ""
+    heads = ["trial", f"mean {findings.on_val(metric)}", f"each seed{interval}"]
     words = findings.about_finalists(content)
     return ["## Finalists", words, table(heads, rows)] if words else []
 
@@ -94,4 +96,6 @@ def _compute(content: Content) -> list[str]:
     if spent.train_seconds is not None:
         words += f" Training steps took {findings.duration(spent.train_seconds)}"
         words += f"; about {findings.duration(spent.seconds_saved)} were saved." if spent.saved else "."
+    if spent.repeats:
+        words += f" The finalists' further seeds took {spent.repeats:,} iterations beside these."
     return ["## Compute", words, table(["rung, iteration", "trials that reached it", "stopped there"], spent.rungs)]

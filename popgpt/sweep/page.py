@@ -83,17 +83,17 @@ def _finalists(content: Content) -> str:
     finalists, words = content.get("finalists"), findings.about_finalists(content)
     if not finalists:
         return _section("Finalists", _p(words, "note")) if words else ""
-    best = (content.get("best") or {}).get("id")
+    best, metric = (content.get("best") or {}).get("id"), content["metric"]
     seeds = list(dict.fromkeys(run["seed"] for finalist in finalists for run in finalist["seeds"]))
     rows = []
     for finalist in findings.ranked_finalists(content):
-        scores = {run["seed"]: findings.shown_score(run, "exact_match") for run in finalist["seeds"]}
-        cells = [_td(finalist["id"], "words"), _td(findings.percent(finalist.get("mean"), 2))]
+        scores = {run["seed"]: findings.shown_score(run, metric) for run in finalist["seeds"]}
+        cells = [_td(finalist["id"], "words"), _td(findings.shown_mean(finalist, metric))]
         cells += [_td(scores.get(seed, "")) for seed in seeds]
         rows.append(tag("tr", *cells, class_="winner" if finalist["id"] == best else None))
     heads: Heads = [
         ("trial", "words"),
-        ("mean exact match on val", "name"),
+        (f"mean {findings.on_val(metric)}", "name"),
         *((f"seed {seed}", None) for seed in seeds),
     ]
     return _section("Finalists", _p(words, "note"), _table("Finalists", heads, rows, "small"))
@@ -220,6 +220,8 @@ def _compute(content: Content) -> str:
         facts.append(("time in training steps", findings.duration(spent.train_seconds)))
         if spent.seconds_saved >= 1:
             facts.append(("saved, about", findings.duration(spent.seconds_saved)))
+    if spent.repeats:
+        facts.append(("iterations of further seeds, beside these", f"{spent.repeats:,}"))
     tiles = tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in facts), class_="facts")
     rows = [tag("tr", _td(f"{rung:,}"), _td(reached), _td(stopped)) for rung, reached, stopped in spent.rungs]
     heads: Heads = [("rung, iteration", None), ("trials that reached it", None), ("stopped there", None)]

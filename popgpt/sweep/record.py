@@ -3,57 +3,144 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from popgpt.config import UserError, merge
+from popgpt.config import PLACE, Config, UserError, merge, shortened
 from popgpt.files import read_json, write_json
-from popgpt.sweep import report
+from popgpt.sweep import finals, report
 from popgpt.sweep.space import Sweep
 
 FILE = "sweep.json"
+KEPT = ("status", "reason", "metrics")  # of a trial, for a later process
 OPEN = ("waiting", "running", "interrupted")
+RESUME = "--resume goes on with the same sweep: set it back, or give another out_dir"
 
 
 class Record:
-    """The trials of a sweep by id, in order. A trial is as `report.Trial` says; `waiting` and `running` come before."""
+    """The trials of a sweep by id, in order. A trial is as `report.Trial` says; `waiting` and `running` come before.
+
+    Once they have ended, the finalists are chosen. `repeats` are their runs with other seeds, trials too, but for `of`:
+    whose configuration it is. A trial that ASHA stopped and that goes on as a finalist has `stopped_by`: ASHA's reason.
+    """
 
     def __init__(self, sweep: Sweep, parameters: Sequence[Mapping[str, Any]]):
         self.sweep = sweep
-        self.asha: dict[str, Any] | None = None  # the scheduler's state when an earlier process wrote it
-        self.trials: dict[str, dict[str, Any]] = {
-            f"{number:04d}": {"config": dict(values), "status": "waiting", "reason": None, "metrics": []}
-            for number, values in enumerate(parameters)
-        }
-        for name, trial in self.trials.items():
-            trial["id"] = name
+        self.asha: dict[str, Any] | None = None  # the scheduler's state
+        self.trials = {f"{number:04d}": _new(f"{number:04d}", values) for number, values in enumerate(parameters)}
+        self.repeats: dict[str, dict[str, Any]] = {}
+        self.finalists: list[str] = []
+        self.scored: dict[str, Any] = {}  # `best` when an earlier process had scored it on test
+
+    @property
+    def runs(self) -> dict[str, dict[str, Any]]:
+        """All trials by id, the finalists' repeats included."""
+        return self.trials | self.repeats
+
+    def open_trials(self) -> list[str]:
+        """The trials that are still to run or to go on under ASHA."""
+        return [name for name, t in self.trials.items() if t["status"] in OPEN and "stopped_by" not in t]
+
+    def open_finals(self) -> list[str]:
+        """The finalists' runs, with all seeds, that are still to run or to go on to the full budget."""
+        names = [run["id"] for name in self.finalists for run in self._of(name)]
+        return [name for name in names if self.runs[name]["status"] in OPEN]
 
     def unfinished(self) -> list[str]:
-        """The trials that are still to run or to go on."""
-        return [name for name, trial in self.trials.items() if trial["status"] in OPEN]
+        """What is still to run or to go on, as far as it is known."""
+        return [*self.open_trials(), *self.open_finals()]
 
-    def take_up(self, before: Mapping[str, Any]) -> None:
-        """Go on from what an earlier process wrote. Raises UserError where that was another sweep."""
-        for key, value in definition(self.sweep).items():
-            if before["sweep"].get(key) != value:
-                raise UserError(
-                    f"{key}={value!r} was {before['sweep'].get(key)!r} when this sweep was started; "
-                    f"--resume goes on with the same sweep: set it back, or give another out_dir"
-                )
+    def finalist_of(self, name: str) -> str | None:
+        """The finalist whose configuration a run has; None where it has none's."""
+        of = str(self.runs[name].get("of", name))
+        return of if of in self.finalists else None
+
+    def seed(self, name: str) -> int:
+        """The seed that a run is trained with."""
+        return self.sweep.config(self.runs[name]["config"]).seed
+
+    def states_kept(self, name: str) -> int | None:
+        """How many states of a trial that has ended something may go on from, beside ckpt.pt; None: it has not ended.
+
+        A failed one may run again; before the finalists are chosen, any that was stopped may become one.
+        """
+        status = self.runs[name]["status"]
+        if status in OPEN:
+            return None
+        undecided = bool(self.sweep.finalists) and not self.finalists
+        return int(status == "failed" or (status == "stopped" and undecided))
+
+    def choose_finalists(self) -> bool:
+        """Choose the finalists, where all trials have ended, and lay out their runs. Whether they are newly chosen.
+
+        Of those that were finalists before there were more trials, what is not ended is given up.
+        """
+        sweep = self.sweep
+        if self.finalists or not sweep.finalists or self.open_trials():
+            return False
+        self.finalists = finals.choose(self.trials.values(), sweep.metric, sweep.finalists)
+        for name, trial in self.trials.items():
+            if name in self.finalists and trial["status"] == "stopped":
+                trial |= {"status": "waiting", "reason": None, "stopped_by": trial["reason"]}
+            elif name not in self.finalists and trial["status"] in OPEN:
+                trial |= {"status": "stopped", "reason": trial.pop("stopped_by")}
+        for run in self.repeats.values():
+            if run["of"] not in self.finalists and run["status"] in OPEN:
+                run |= {"status": "stopped", "reason": "no longer a finalist's"}
+        for name in self.finalists:
+            parameters = self.trials[name]["config"]
+            for other, values in finals.repeats(name, parameters, self.seed(name), sweep.finalist_seeds).items():
+                run = self.repeats.setdefault(other, _new(other, values) | {"of": name})
+                if run["status"] == "stopped":
+                    run |= {"status": "waiting", "reason": None}
+        return bool(self.finalists)
+
+    def results(self) -> list[Mapping[str, Any]]:
+        """The finalists with their scores, best first."""
+        metric = self.sweep.metric
+        of = {name: self._of(name) for name in self.finalists}
+        seeds = {name: [self.seed(run["id"]) for run in runs] for name, runs in of.items()}
+        return finals.ranked([finals.result(name, of[name], seeds[name], metric) for name in of], metric)
+
+    def winner(self) -> Mapping[str, Any] | None:
+        """The trial whose configuration wins: of the finalist with the best mean where there are any, once all their
+        runs have ended; until then the best trial so far. None where none has a score.
+        """
+        if self.finalists and not self.open_finals():
+            return self.trials[self.results()[0]["id"]]
+        return report.best(list(self.trials.values()), self.sweep.metric)
+
+    def _of(self, name: str) -> list[dict[str, Any]]:
+        """The runs with a finalist's configuration, its trial first."""
+        return [self.trials[name], *(run for run in self.repeats.values() if run["of"] == name)]
+
+    def take_up(self, before: Mapping[str, Any], retry_failed: bool = False) -> int:
+        """Go on from what an earlier process wrote. retry_failed: with what failed, too. Returns how many that are.
+
+        Where trials are to run, finalists are chosen anew after them. Raises UserError where that was another sweep.
+        """
+        check_same(before, self)
         for old in before["trials"]:
-            if old["id"] in self.trials:
-                known = {key: old[key] for key in ("status", "reason", "metrics")}
-                self.trials[old["id"]] |= known
+            self.trials[old["id"]] |= {key: old[key] for key in (*KEPT, "stopped_by") if key in old}
+        for old in before.get("repeats", []):
+            self.repeats[old["id"]] = _new(old["id"], old["config"]) | {key: old[key] for key in (*KEPT, "of")}
+        failed = [run for run in self.runs.values() if run["status"] == "failed"]
+        for run in failed if retry_failed else []:
+            run |= {"status": "waiting", "reason": None}
+        if not self.open_trials():
+            self.finalists = [each["id"] for each in before.get("finalists", [])]
         self.asha = before["asha"]
+        self.scored = before["best"] if "test" in (before["best"] or {}) else {}
+        return len(failed)
 
     def take(self, name: str, event: str, what: Mapping[str, Any], reason: str | None) -> None:
         """Take in an event of a trial: started, reported (what["rows"]), ended or failed (what["reason"]).
 
         reason: why the scheduler stopped the trial, where it did.
         """
-        trial = self.trials[name]
+        trial = self.runs[name]
         if event == "started":
             trial["status"] = "running"
         elif event == "reported":
@@ -68,17 +155,30 @@ class Record:
 
     def interrupt(self) -> None:
         """What was running is interrupted."""
-        for trial in self.trials.values():
+        for trial in self.runs.values():
             if trial["status"] == "running":
                 trial["status"] = "interrupted"
 
-    def write(self, out_dir: Path, asha: Mapping[str, Any] | None, winner: Mapping[str, Any] | None = None) -> None:
-        """Replace OUT/sweep.json. asha: the scheduler's state. winner: what `best` says beside its scores."""
-        found = report.summary(list(self.trials.values()), self.sweep.metric)
-        if winner:
-            found["best"] |= winner
-        content = {**found, "sweep": definition(self.sweep), "asha": asha}
-        write_json(out_dir / FILE, content)
+    def write(self, out_dir: Path, crowned: Mapping[str, Any] | None = None) -> None:
+        """Replace OUT/sweep.json. crowned: what `best` says beside its scores."""
+        winner = self.winner()
+        found = report.summary(list(self.trials.values()), self.sweep.metric, winner["id"] if winner else None)
+        if crowned:
+            found["best"] |= crowned
+        again = report.summary(list(self.repeats.values()), self.sweep.metric)
+        found["iterations"] += again["iterations"]
+        found |= {"finalists": report.plain(self.results())} if self.finalists else {}
+        found |= {"repeats": again["trials"]} if self.repeats else {}
+        write_json(out_dir / FILE, {**found, "sweep": definition(self.sweep), "asha": self.asha})
+
+
+def trial_folder(out_dir: Path, name: str) -> Path:
+    """The run folder of a trial."""
+    return out_dir / "trials" / name
+
+
+def _new(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {"config": dict(parameters), "status": "waiting", "reason": None, "metrics": [], "id": name}
 
 
 def definition(sweep: Sweep) -> dict[str, Any]:
@@ -86,14 +186,54 @@ def definition(sweep: Sweep) -> dict[str, Any]:
     parts = {
         "metric": sweep.metric,
         "seed": sweep.seed,
-        "max_t": sweep.max_t,
+        "finalists": sweep.finalists,
+        "finalist_seeds": sweep.finalist_seeds,
         "space": {name: asdict(domain) for name, domain in sweep.space.items()},
         "points": sweep.points,
-        "asha": sweep.asha.model_dump() if sweep.asha else None,
         "base": merge(sweep.base, {}),
+        "asha": sweep.asha.model_dump() if sweep.asha else None,
+        "max_t": sweep.max_t,
     }
     plain: dict[str, Any] = json.loads(json.dumps(parts))
     return plain
+
+
+def check_same(before: Mapping[str, Any], record: Record) -> None:
+    """Raises UserError, naming the key, where `before` was written of another sweep, or of one of more trials."""
+    then, now = (dict(parts(each)) for each in (before["sweep"], definition(record.sweep)))
+    for key in dict.fromkeys([*then, *now]):
+        old, new = (_value(key, of) for of in (then, now))
+        if old != new:
+            raise UserError(f"{key}={shortened(new)} was {shortened(old)} when this sweep was started; {RESUME}")
+    if list(now["space"]) != list(then["space"]):
+        raise UserError(f"space={now['space']} was in the order {then['space']} when this sweep was started; {RESUME}")
+    if len(record.trials) < len(before["trials"]):
+        raise UserError(
+            f"num_samples={record.sweep.num_samples} makes {len(record.trials)} trials, but this sweep has "
+            f"{len(before['trials'])}: a sweep can only grow; give more --samples"
+        )
+
+
+def parts(definition: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Each key of a definition as the command line names it, `space.dropout` and `config.max_iters` too, but for what
+    says only where a run takes place.
+    """
+    for key, value in definition.items():
+        if key == "base":
+            yield from ((f"config.{name}", item) for name, item in value.items() if name not in PLACE)
+        elif key in ("space", "asha") and value is not None:
+            yield key, list(value) if key == "space" else None
+            yield from ((f"{key}.{name}", item) for name, item in value.items())
+        else:
+            yield key, value
+
+
+def _value(key: str, of: Mapping[str, Any]) -> Any:
+    """A key's value; where a config leaves it out, its default."""
+    if key == "space":
+        return None  # its names come each by itself, and their order after them
+    name = key.removeprefix("config.")
+    return of.get(key, Config.model_fields[name].default if name != key else None)
 
 
 def read(out_dir: Path) -> dict[str, Any]:

@@ -43,21 +43,23 @@ def best(trials: Iterable[Trial], metric: str) -> Trial | None:
     return first if first is not None and best_row(first, metric) else None
 
 
-def summary(trials: Sequence[Trial], metric: str) -> dict[str, Any]:
+def summary(trials: Sequence[Trial], metric: str, winner: str | None = None) -> dict[str, Any]:
     """What sweep.json holds: `metric`, `best` (a trial without its rows, or None) and `trials` in the given order, each
     with its scores at its best evaluation. Numbers that JSON lacks (NaN, infinities) are null.
+
+    winner: the id of the trial that is `best`; without one, that with the best evaluation.
     """
-    winner = best(trials, metric)
+    winner = winner or (best(trials, metric) or {}).get("id")
     entries = [_entry(trial, metric) for trial in trials]
-    top = next((entry for entry in entries if winner is not None and entry["id"] == winner["id"]), None)
+    top = next((entry for entry in entries if entry["id"] == winner), None)
     content = {
         "metric": metric,
         "best": {key: value for key, value in top.items() if key != "metrics"} if top else None,
         "iterations": sum(entry["iterations"] for entry in entries),
         "trials": entries,
     }
-    plain: dict[str, Any] = _plain(content)
-    return plain
+    found: dict[str, Any] = plain(content)
+    return found
 
 
 def _entry(trial: Trial, metric: str) -> dict[str, Any]:
@@ -67,6 +69,7 @@ def _entry(trial: Trial, metric: str) -> dict[str, Any]:
         "config": dict(trial["config"]),
         "status": trial["status"],
         "reason": trial.get("reason"),
+        **{key: trial[key] for key in ("of", "stopped_by") if key in trial},
         "iterations": iterations(trial),
         **{key: row[key] for key in SCORES if key in row},
         "metrics": list(trial["metrics"]),
@@ -78,11 +81,12 @@ def iterations(trial: Trial) -> int:
     return max((int(row["iteration"]) for row in trial["metrics"]), default=0)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """`value` as JSON takes it: what is not finite is null."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -102,6 +106,23 @@ def table(trials: Sequence[Trial], metric: str) -> Table:
         scores = [_percent(row.get("exact_match")), _interval(row), _percent(row.get("token_accuracy"))]
         loss = _number(row.get("val_loss"))
         shown.add_row(str(trial["id"]), *values, str(iterations(trial)), *scores, loss, _status(trial))
+    return shown
+
+
+def finalists_table(results: Sequence[Mapping[str, Any]], metric: str) -> Table:
+    """The finalists for a terminal, in the given order: their mean and the score of each run by its seed."""
+    from rich.table import Table
+
+    shown = Table(box=None, pad_edge=False)
+    for name in ("trial", "mean", "each seed"):
+        shown.add_column(name, overflow="fold")
+
+    def number(value: Any) -> str:
+        return _number(value) if metric == "val_loss" or value is None else f"{value:.2%}"
+
+    for each in results:
+        scores = [f"{run['seed']}: {number(run.get(metric)) or run['status']}" for run in each["seeds"]]
+        shown.add_row(str(each["id"]), number(each["mean"]), "  ".join(scores))
     return shown
 
 

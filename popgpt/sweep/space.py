@@ -87,6 +87,10 @@ class SweepFile(BaseModel):
         default=[], description="swept parameters of the first trials; they count among num_samples"
     )
     asha: Asha | None = Field(default=Asha(), description="early stopping; null: every trial runs to its end")
+    finalists: Annotated[int, Field(ge=0)] = Field(
+        default=3, description="best trials that are trained to the full budget with more seeds; 0: none"
+    )
+    finalist_seeds: PositiveInt = Field(default=2, description="more seeds of each finalist; the best mean wins")
     resources: Resources = Field(default=Resources(), description="of one trial")
 
 
@@ -116,6 +120,8 @@ class Sweep:
     asha: Asha | None
     max_t: int
     resources: Resources
+    finalists: int
+    finalist_seeds: int
 
     @property
     def mode(self) -> str:
@@ -162,10 +168,9 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     left = [{k: v for k, v in merge({}, p).items() if k not in _replaced(run)} for p in file.points_to_evaluate]
     points = [_read_point(point, space, base, source) for point in left]
     points = [point for i, point in enumerate(points) if point not in points[:i]]
-    f = file
-    return Sweep(
-        source, base, space, tuple(points), f.metric, f.num_samples, f.out_dir, f.seed, f.asha, max_t, f.resources
-    )
+    names = ("metric", "num_samples", "out_dir", "seed", "asha", "resources", "finalists", "finalist_seeds")
+    own_keys = {name: getattr(file, name) for name in names}
+    return Sweep(source=source, base=base, space=space, points=tuple(points), max_t=max_t, **own_keys)
 
 
 def _overlay_space(given: Mapping[str, Any], domains: Mapping[str, Any], replaced: set[str]) -> dict[str, Any]:

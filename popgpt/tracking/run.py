@@ -74,6 +74,13 @@ class Run:
         """Copy a file, or a folder's files, to the run's artifacts. It is read when it is sent, shortly after."""
         self._put("artifact", str(Path(path).absolute()), folder)
 
+    def go_on(self, tags: Mapping[str, Any] | None = None) -> None:
+        """Record more of a run that was finished."""
+        self.again = self.resumed = True
+        self.identity.status = None
+        self.identity.tags = {**self.identity.tags, **tags_of(tags)}
+        self._put("start")
+
     def finish(
         self, status: str, final: Mapping[str, Any] | None = None, tags: Mapping[str, Any] | None = None
     ) -> None:

@@ -46,6 +46,13 @@ def last_state(folder: Folder) -> str | None:
     return next(iter(state_names(folder)), BEST if BEST in folder.names() else None)
 
 
+def drop_states(folder: Folder, keep: int) -> None:
+    """Remove the states of a run that has ended but the newest `keep`; without a ckpt.pt the last one stays."""
+    least = 0 if BEST in folder.names() else 1
+    for name in state_names(folder)[max(keep, least) :]:
+        folder.remove(name)
+
+
 def mark(folder: Folder) -> str:
     """Leave a word in the folder that nothing else can know, and return it."""
     token = uuid.uuid4().hex

@@ -96,11 +96,17 @@ class Keeper:
         """Save a state and what result.json holds then. The caller may go on to change the state at once."""
         if not self._active:
             return
+        self.settle()
         started = time.perf_counter()
-        self._wait()
         if not self.failed:
             lines = len(self._lines)
             self._writing = self._thread.submit(self._write, copied(state), best, dict(result), lines)
+        self.wait_seconds += time.perf_counter() - started
+
+    def settle(self) -> None:
+        """Wait until the last state is on disk."""
+        started = time.perf_counter()
+        self._wait()
         self.wait_seconds += time.perf_counter() - started
 
     def _write(self, state: Row, best: bool, result: Row, lines: int) -> None:

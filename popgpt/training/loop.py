@@ -36,6 +36,7 @@ def fit(
     world: World,
     report: Callable[[Row], None] = lambda row: None,
     should_stop: Callable[[], bool] = lambda: False,
+    settled: bool = False,
 ) -> Row:
     """Train to max_iters, or until some worker's `should_stop()`; return what result.json holds.
 
@@ -45,6 +46,7 @@ def fit(
         report: called by every worker with each logged row: iteration, train_loss, learning_rate, gradient_norm, lines,
             tokens, train_seconds, and evaluate()'s scores where it was evaluated.
         should_stop: asked before every iteration; the state is saved before this returns.
+        settled: report an evaluation only once its state is on disk. Whoever gets the report may then end the process.
     Raises:
         UserError: nothing to resume, a run that is in the way, a loss that is not finite, no memory, a full disk.
     """
@@ -65,12 +67,16 @@ def fit(
                 row |= evaluate(run.model, dataset, "val", config, world)
                 check_finite(row["val_loss"], run.iteration, row["learning_rate"])
                 row |= {"save_seconds": keeper.write_seconds, "save_wait_seconds": keeper.wait_seconds}
-            if due or run.iteration % config.log_interval == 0:
+            logged = due or run.iteration % config.log_interval == 0
+            if logged:
                 keeper.log(row)
-                report(row)
             if due or stopping:
                 best = due and take_best(run, row, config)
                 keeper.save(capture(run, config, dataset), best, summarize(run, config, dataset, world, started))
+            if due and settled:
+                keeper.settle()
+            if logged:
+                report(row)
     return summarize(run, config, dataset, world, started)
 
 

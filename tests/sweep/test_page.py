@@ -47,6 +47,10 @@ def sweep(*trials: Any, metric: str = "exact_match", space: Mapping[str, Any] = 
     return json.loads(json.dumps(content, allow_nan=False))  # type: ignore[no-any-return]
 
 
+def without_finalists(content: dict[str, Any]) -> dict[str, Any]:
+    return {**content, "sweep": {**content["sweep"], "finalists": 0}}
+
+
 SMALL = sweep(
     trial("0000", {"learning_rate": 0.005, "optimizer": "muon"}, row(10, 0.125), row(100, 0.875)),
     trial(
@@ -117,6 +121,8 @@ def test_the_answer_is_the_score_on_test_and_says_how_it_was_chosen() -> None:
     ]
     words = findings.answer({**DONE, "finalists": FINALISTS})
     assert "by mean exact match over seeds, among 2 finalists of 3 trials" in words[1]
+    words = findings.answer({**DONE, "finalists": FINALISTS[:1]})
+    assert "by mean exact match over seeds; it was the only one." in words[1]
 
 
 def test_what_was_selected_on_is_not_the_result() -> None:
@@ -134,6 +140,7 @@ def test_what_was_selected_on_is_not_the_result() -> None:
         ({**DONE, "finalists": FINALISTS}, "Trained to the full budget with further seeds."),
         (DONE, "None were trained with further seeds, so the choice rests on one run of each trial."),
         (sweep(*SMALL["trials"], trial("0003", {}, status="running")), "None yet"),
+        (without_finalists(sweep(*SMALL["trials"], trial("0003", {}, status="running"))), "None were trained"),
     ],
 )
 def test_the_finalists_section_says_what_is_known(content: dict[str, Any], said: str) -> None:

@@ -45,6 +45,7 @@ def test_a_sweep_is_read_with_its_defaults(write: Any) -> None:
     )
     assert sweep.asha == Asha(grace_period=100, reduction_factor=3, brackets=1)
     assert sweep.max_t == 900
+    assert (sweep.finalists, sweep.finalist_seeds) == (3, 2)
     assert sweep.resources.cpus_per_trial == 1
     assert load_sweep(write(metric="val_loss")).mode == "min"
 
@@ -227,6 +228,8 @@ def test_mistakes_are_refused_in_one_line(write: Any, keys: dict[str, Any], mess
         ("grace_period=1", "unknown key grace_period=1; did you mean asha.grace_period?"),
         ("d_model=-1", "d_model=-1 should be greater than 0"),
         ("num_samples=x", "num_samples='x' should be an integer"),
+        ("finalists=-1", "finalists=-1 should be greater than or equal to 0"),
+        ("finalist_seeds=0", "finalist_seeds=0 should be greater than 0"),
     ],
 )
 def test_wrong_overrides_are_refused(write: Any, word: str, message: str) -> None:
@@ -259,7 +262,7 @@ def test_what_is_drawn_makes_a_config(widths: list[int], seed: int) -> None:
 
 
 def _sweep(space: dict[str, Domain], seed: int) -> Sweep:
-    return Sweep("s", {"min_lr": 0.0}, space, (), "exact_match", 3, "o", seed, Asha(), 1000, Resources())
+    return Sweep("s", {"min_lr": 0.0}, space, (), "exact_match", 3, "o", seed, Asha(), 1000, Resources(), 0, 2)
 
 
 def test_rungs_lie_below_max_t() -> None:

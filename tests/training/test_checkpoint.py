@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from popgpt.config import UserError, make_config
 from popgpt.files import Folder
 from popgpt.model.gpt import GPT
-from popgpt.training import checkpoint
+from popgpt.training import checkpoint, folder
 
 STATE = {"iteration": 3, "model": {"weight": torch.arange(6.0)}, "scores": None}
 SEALED = checkpoint.seal(STATE)
@@ -24,6 +24,24 @@ def test_a_sealed_state_comes_back_and_torch_reads_it_too(tmp_path: Path) -> Non
     assert torch.equal(state["model"]["weight"], torch.arange(6.0))
     (tmp_path / "c.pt").write_bytes(SEALED)
     assert torch.load(tmp_path / "c.pt", weights_only=True)["iteration"] == 3
+
+
+@pytest.mark.parametrize(
+    ("keep", "best", "left"),
+    [
+        (0, True, {"ckpt.pt"}),
+        (1, True, {"ckpt.pt", "state-100.pt"}),
+        (0, False, {"state-100.pt"}),
+        (2, False, {"state-100.pt", "state-30.pt"}),
+    ],
+)
+def test_states_of_a_run_that_has_ended_go(tmp_path: Path, keep: int, best: bool, left: set[str]) -> None:
+    for name in ("state-9.pt", "state-30.pt", "state-100.pt", *(["ckpt.pt"] if best else [])):
+        (tmp_path / name).write_bytes(SEALED)
+    folder.drop_states(Folder(tmp_path), keep)
+    assert Folder(tmp_path).names() == left
+    assert checkpoint.load_latest(Folder(tmp_path)) is not None
+    folder.drop_states(Folder(tmp_path / "none"), keep)
 
 
 @given(st.integers(0, len(SEALED) - 1))

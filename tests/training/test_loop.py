@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,26 @@ def test_a_run_leaves_what_the_readme_says(tiny: Make) -> None:
     assert [row["iteration"] for row in logged if "exact_match" in row] == [2, 4]
     assert result["exact_match_n"] == 60
     assert sum(part["n"] for part in result["by_operation"].values()) == 60
+
+
+def test_settled_evaluations_are_on_disk_when_they_are_reported(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny(max_iters=6, eval_interval=2, log_interval=1, always_save_checkpoint=True)
+    run_folder, save = Folder(config.out_dir), checkpoint.save
+
+    def slow(*arguments: Any) -> None:
+        time.sleep(0.2)
+        save(*arguments)
+
+    def report(row: Row) -> None:
+        seen.append(
+            (row["iteration"], checkpoint.load_best(config.out_dir)["iteration"] if row["iteration"] > 1 else 0)
+        )
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    seen: list[tuple[int, int]] = []
+    fit(config, ensure_dataset(config), ALONE, report, settled=True)
+    assert seen == [(1, 0), (2, 2), (3, 2), (4, 4), (5, 4), (6, 6)]
+    assert folder.read_result(run_folder)["last_iteration"] == 6
 
 
 def test_training_learns(tiny: Make) -> None:

@@ -1,0 +1,117 @@
+"""A sweep in MLflow and W&B: a parent run, and a child for each trial, the finalists' repeats included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from popgpt import cli
+from popgpt.config import Config
+
+if TYPE_CHECKING:
+    from popgpt.data.dataset import Dataset
+    from popgpt.sweep.record import Record
+    from popgpt.tracking import Run
+
+Row = dict[str, Any]
+WENT_ON = "went on as a finalist"
+
+
+def trial_config(record: Record, out_dir: Path, name: str) -> Config:
+    """The config of a trial: it has a folder of its own."""
+    from popgpt.sweep.record import trial_folder
+
+    config = record.sweep.config(record.runs[name]["config"])
+    return cli.absolute(config.model_copy(update={"out_dir": str(trial_folder(out_dir, name))}))
+
+
+class Mirror:
+    """Tells the services what Ray Tune tells of a sweep."""
+
+    def __init__(self, record: Record, out_dir: Path, dataset: Dataset, base: Config, resume: bool):
+        self._record = record
+        self._out_dir = out_dir
+        self._fingerprint = dataset.meta.fingerprint
+        self._resume = resume
+        self._parent = self._start(out_dir.name, base, None, out_dir, resume)
+        self._runs: dict[str, Run] = {}
+        self._ended: dict[str, Run] = {}
+
+    def _start(self, name: str, config: Config, trial: str | None, folder: Path, resume: bool) -> Run:
+        from popgpt import tracking
+
+        return tracking.start(
+            config,
+            experiment=config.experiment or config.dataset,
+            name=name,
+            params=config.model_dump(),
+            tags={
+                "sweep": self._out_dir.name,
+                "trial": trial,
+                "finalist": self._record.finalist_of(trial) if trial else None,
+                "search_space": self._record.sweep.source,
+                "dataset_fingerprint": self._fingerprint,
+            },
+            parent=self._parent if trial else None,
+            folder=folder,
+            resume=resume,
+        )
+
+    def take(self, name: str, event: str, what: Mapping[str, Any]) -> None:
+        """Mirror an event of a trial, which the record has taken in."""
+        if event == "started":
+            self._begin(name)
+        elif event == "reported":
+            self._runs[name].log(what["rows"])
+        else:
+            self._end(name)
+
+    def chosen(self) -> None:
+        """Tag the finalists that need not go on; the others are tagged when they do."""
+        for name in self._record.finalists:
+            if self._record.trials[name]["status"] == "completed":
+                self._begin(name, resume=True)
+                self._end(name)
+
+    def _begin(self, name: str, resume: bool = False) -> None:
+        if name in self._runs:
+            return  # it was restarted, and is the same run
+        if name in self._ended:
+            self._runs[name] = self._ended.pop(name)
+            self._runs[name].go_on({"finalist": self._record.finalist_of(name)})
+        else:
+            config, shown = trial_config(self._record, self._out_dir, name), f"{self._out_dir.name}/{name}"
+            self._runs[name] = self._start(shown, config, name, Path(config.out_dir), resume or self._resume)
+
+    def _end(self, name: str) -> None:
+        from popgpt.sweep import report
+
+        if name not in self._runs:
+            return  # it failed before it started
+        trial, run = self._record.runs[name], self._runs.pop(name)
+        reason = trial["reason"] or (WENT_ON if "stopped_by" in trial else None)
+        run.finish(trial["status"], report.best_row(trial, self._record.sweep.metric), {"reason": reason})
+        self._ended[name] = run
+
+    def finish(self, status: str, winner: Row | None) -> None:
+        """Mirror the end of the sweep, of the trials that it cut short, and the files, which are all written by now."""
+        from popgpt import report
+        from popgpt.files import Folder
+        from popgpt.sweep import record
+        from popgpt.training.folder import outcome
+
+        for name in list(self._runs):
+            self._end(name)
+        for name, run in self._ended.items():
+            folder = record.trial_folder(self._out_dir, name)
+            for file in outcome(Folder(folder)):
+                run.artifact(folder / file)
+        for path in (self._out_dir / name for name in (record.FILE, report.HTML, report.MARKDOWN)):
+            if path.exists():
+                self._parent.artifact(path)
+        if winner:
+            self._parent.artifact(winner["run_dir"], "best")
+            self._parent.finish("completed", winner["test"], {"best_trial": winner["id"], "split": "test"})
+        else:
+            self._parent.finish(status)

@@ -1,0 +1,63 @@
+"""Finalists: the best trials, trained to the full budget with more seeds. Which they are, and which of them wins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from popgpt.metrics import score
+from popgpt.sweep import report
+from popgpt.sweep.report import Trial
+
+ENDED = ("completed", "stopped", "failed")
+
+
+def choose(trials: Iterable[Trial], metric: str, count: int) -> list[str]:
+    """The ids of the `count` best trials, best first. One that failed or was never evaluated is no finalist."""
+    able = [trial for trial in trials if trial["status"] != "failed" and report.best_row(trial, metric)]
+    return [trial["id"] for trial in report.ranking(able, metric)[:count]]
+
+
+def repeats(name: str, parameters: Mapping[str, Any], seed: int, count: int) -> dict[str, dict[str, Any]]:
+    """The parameters of a finalist's repeats by their ids: its own with the `count` seeds that follow its `seed`."""
+    return {f"{name}-s{k}": {**parameters, "seed": seed + k} for k in range(1, count + 1)}
+
+
+def result(name: str, runs: Sequence[Trial], seeds: Sequence[int], metric: str) -> dict[str, Any]:
+    """What sweep.json says of a finalist: the scores of each seed's best evaluation, and their mean by the metric.
+
+    runs: its trial, then its repeats. The mean is None until all have ended, and then of those that have a score.
+    """
+    rows = [report.best_row(run, metric) for run in runs]
+    ended = all(run["status"] in ENDED for run in runs)
+    return {
+        "id": name,
+        "seeds": [
+            {"seed": seed, "run": run["id"], "status": run["status"]}
+            | {key: row[key] for key in report.SCORES if key in row}
+            for seed, run, row in zip(seeds, runs, rows, strict=True)
+        ],
+        "mean": mean(row[metric] for row in rows if row) if ended else None,
+    }
+
+
+def ranked(results: Iterable[Mapping[str, Any]], metric: str) -> list[Mapping[str, Any]]:
+    """The finalists, the best mean first, then that of token accuracy. One of whose runs failed or has no score stands
+    behind those whose runs all came to their end: a mean of the seeds that did well would flatter it.
+    """
+
+    def key(finalist: Mapping[str, Any]) -> tuple[bool, float, float]:
+        seeds = finalist["seeds"]
+        whole = all(each.get("status") != "failed" and math.isfinite(score(each, metric)[0]) for each in seeds)
+        accuracy = mean(each["token_accuracy"] for each in seeds if each.get("token_accuracy") is not None)
+        by_mean = score({metric: finalist.get("mean"), "token_accuracy": accuracy}, metric)
+        return (whole, *by_mean)
+
+    return sorted(results, key=key, reverse=True)
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """The mean, whatever the order; None of no values."""
+    given = list(values)
+    return math.fsum(given) / len(given) if given else None
