@@ -85,13 +85,13 @@ class Mirror:
             self._runs[name] = self._start(shown, config, name, Path(config.out_dir), resume or self._resume)
 
     def _end(self, name: str) -> None:
-        from popgpt.sweep import report
+        from popgpt.sweep import ranking
 
         if name not in self._runs:
             return  # it failed before it started
         trial, run = self._record.runs[name], self._runs.pop(name)
         reason = trial["reason"] or (WENT_ON if "stopped_by" in trial else None)
-        run.finish(trial["status"], report.best_row(trial, self._record.sweep.metric), {"reason": reason})
+        run.finish(trial["status"], ranking.best_row(trial, self._record.sweep.metric), {"reason": reason})
         self._ended[name] = run
 
     def finish(self, status: str, winner: Row | None) -> None:

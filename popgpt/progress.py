@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from popgpt.config import Config
+from popgpt.sweep.ranking import table
 from popgpt.sweep.record import Record
-from popgpt.sweep.report import table
 
 Row = dict[str, Any]
 

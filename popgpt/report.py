@@ -29,9 +29,9 @@ def write(out_dir: Path) -> None:
     """Replace OUT/report.html and OUT/report.md by what sweep.json says now. Raises UserError and OSError."""
     from popgpt.files import read_json, write_atomic
     from popgpt.sweep import record
-    from popgpt.sweep.importance import study
-    from popgpt.sweep.markdown import markdown
-    from popgpt.sweep.page import page
+    from popgpt.sweep.report.importance import study
+    from popgpt.sweep.report.markdown import markdown
+    from popgpt.sweep.report.page import page
 
     content = read_json(out_dir / record.FILE)
     found = study(content)

@@ -159,7 +159,7 @@ def sweep_stories(folder: Folder) -> list[Story]:
 
 def trial_story(folder: Folder, trial: Row, metric: str, whole: Identity, finalists: set[str]) -> Story | None:
     """The story of a trial; None where it has not been begun."""
-    from popgpt.sweep.report import best_row
+    from popgpt.sweep.ranking import best_row
     from popgpt.tracking.identity import tags_of
     from popgpt.training.folder import CONFIG
 

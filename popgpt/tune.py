@@ -218,7 +218,7 @@ def crown(record: Record, out_dir: Path, dataset: Dataset) -> Row | None:
     Of a finalist it is the run with the sweep's own seed. Where nothing has changed, an earlier process's score stands.
     """
     from popgpt.files import Folder
-    from popgpt.sweep import report
+    from popgpt.sweep import ranking
     from popgpt.sweep.record import trial_folder
     from popgpt.training import folder
     from popgpt.training.checkpoint import open_model
@@ -230,7 +230,7 @@ def crown(record: Record, out_dir: Path, dataset: Dataset) -> Row | None:
         return None
     best, new = out_dir / "best", out_dir / ".best.new"
     found = {"id": winner["id"], "run_dir": str(best), "seed": record.seed(winner["id"])}
-    at = report.best_row(winner, record.sweep.metric)["iteration"]
+    at = ranking.best_row(winner, record.sweep.metric)["iteration"]
     if (record.scored.get("id"), record.scored.get("iteration")) == (winner["id"], at) and best.is_dir():
         return {**found, "test": record.scored["test"]}
     for old in (best, new):
@@ -250,17 +250,17 @@ def show(record: Record, out_dir: Path, winner: Row | None, seconds: float) -> N
 
     from popgpt import tracking
     from popgpt.report import HTML
-    from popgpt.sweep import report
+    from popgpt.sweep import ranking
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=200)
     metric = record.sweep.metric
-    console.print(report.table(list(record.trials.values()), metric))
+    console.print(ranking.table(list(record.trials.values()), metric))
     if record.finalists:
         print("\nfinalists, by their mean on the validation split")
-        console.print(report.finalists_table(record.results(), metric))
-    total = sum(report.iterations(run) for run in record.runs.values())
+        console.print(ranking.finalists_table(record.results(), metric))
+    total = sum(ranking.iterations(run) for run in record.runs.values())
     print(f"\n{len(record.runs)} trials, {total:,} iterations, {seconds:.0f} s")
     if record.unfinished():
         print(f"{len(record.unfinished())} trials are not finished; go on with the same command and --resume")

@@ -24,7 +24,7 @@ ONLY_IN = {
     "wandb": {"tracking", "export"},
     "torch.distributed": {"training.world"},
     "yaml": {"config", "sweep.space"},
-    "sklearn": {"sweep.importance"},
+    "sklearn": {"sweep.report.importance"},
 }
 
 

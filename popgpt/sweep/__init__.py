@@ -1,1 +1,1 @@
-"""Search spaces, early stopping, and what a sweep found."""
+"""Search spaces, early stopping, finalists, and what a sweep found."""

@@ -7,16 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from popgpt.metrics import score
-from popgpt.sweep import report
-from popgpt.sweep.report import Trial
+from popgpt.sweep import ranking
+from popgpt.sweep.ranking import Trial
 
 ENDED = ("completed", "stopped", "failed")
 
 
 def choose(trials: Iterable[Trial], metric: str, count: int) -> list[str]:
     """The ids of the `count` best trials, best first. One that failed or was never evaluated is no finalist."""
-    able = [trial for trial in trials if trial["status"] != "failed" and report.best_row(trial, metric)]
-    return [trial["id"] for trial in report.ranking(able, metric)[:count]]
+    able = [trial for trial in trials if trial["status"] != "failed" and ranking.best_row(trial, metric)]
+    return [trial["id"] for trial in ranking.ranked(able, metric)[:count]]
 
 
 def repeats(name: str, parameters: Mapping[str, Any], seed: int, count: int) -> dict[str, dict[str, Any]]:
@@ -29,13 +29,13 @@ def result(name: str, runs: Sequence[Trial], seeds: Sequence[int], metric: str) 
 
     runs: its trial, then its repeats. The mean is None until all have ended, and then of those that have a score.
     """
-    rows = [report.best_row(run, metric) for run in runs]
+    rows = [ranking.best_row(run, metric) for run in runs]
     ended = all(run["status"] in ENDED for run in runs)
     return {
         "id": name,
         "seeds": [
             {"seed": seed, "run": run["id"], "status": run["status"]}
-            | {key: row[key] for key in report.SCORES if key in row}
+            | {key: row[key] for key in ranking.SCORES if key in row}
             for seed, run, row in zip(seeds, runs, rows, strict=True)
         ],
         "mean": mean(row[metric] for row in rows if row) if ended else None,

@@ -10,7 +10,7 @@ from typing import Any
 
 from popgpt.config import PLACE, Config, UserError, merge, shortened
 from popgpt.files import read_json, write_json
-from popgpt.sweep import finals, report
+from popgpt.sweep import finals, ranking
 from popgpt.sweep.space import Sweep
 
 FILE = "sweep.json"
@@ -20,7 +20,7 @@ RESUME = "--resume goes on with the same sweep: set it back, or give another out
 
 
 class Record:
-    """The trials of a sweep by id, in order. A trial is as `report.Trial` says; `waiting` and `running` come before.
+    """The trials of a sweep by id, in order. A trial is as `ranking.Trial` says; `waiting` and `running` come before.
 
     Once they have ended, the finalists are chosen. `repeats` are their runs with other seeds, trials too, but for `of`:
     whose configuration it is. A trial that ASHA stopped and that goes on as a finalist has `stopped_by`: ASHA's reason.
@@ -110,7 +110,7 @@ class Record:
         """
         if self.finalists and not self.open_finals():
             return self.trials[self.results()[0]["id"]]
-        return report.best(list(self.trials.values()), self.sweep.metric)
+        return ranking.best(list(self.trials.values()), self.sweep.metric)
 
     def _of(self, name: str) -> list[dict[str, Any]]:
         """The runs with a finalist's configuration, its trial first."""
@@ -150,7 +150,7 @@ class Record:
             trial |= {"status": "failed", "reason": what["reason"]}
         else:
             end = min(self.sweep.config(trial["config"]).max_iters, self.sweep.max_t)
-            whole = report.iterations(trial) >= end
+            whole = ranking.iterations(trial) >= end
             trial |= {"status": "completed", "reason": None} if whole else {"status": "stopped", "reason": reason}
 
     def interrupt(self) -> None:
@@ -162,12 +162,12 @@ class Record:
     def write(self, out_dir: Path, crowned: Mapping[str, Any] | None = None) -> None:
         """Replace OUT/sweep.json. crowned: what `best` says beside its scores."""
         winner = self.winner()
-        found = report.summary(list(self.trials.values()), self.sweep.metric, winner["id"] if winner else None)
+        found = ranking.summary(list(self.trials.values()), self.sweep.metric, winner["id"] if winner else None)
         if crowned:
             found["best"] |= crowned
-        again = report.summary(list(self.repeats.values()), self.sweep.metric)
+        again = ranking.summary(list(self.repeats.values()), self.sweep.metric)
         found["iterations"] += again["iterations"]
-        found |= {"finalists": report.plain(self.results())} if self.finalists else {}
+        found |= {"finalists": ranking.plain(self.results())} if self.finalists else {}
         found |= {"repeats": again["trials"]} if self.repeats else {}
         write_json(out_dir / FILE, {**found, "sweep": definition(self.sweep), "asha": self.asha})
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from popgpt.sweep.findings import Content, comparison, shown, swept
+from popgpt.sweep.report.findings import Content, comparison, shown, swept
 
 if TYPE_CHECKING:
     import numpy as np

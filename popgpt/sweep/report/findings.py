@@ -10,12 +10,12 @@ from typing import Any
 
 from popgpt.config import Config
 from popgpt.metrics import score
-from popgpt.sweep import finals, report
-from popgpt.sweep.report import Trial
+from popgpt.sweep import finals, ranking
+from popgpt.sweep.ranking import Trial
 from popgpt.sweep.space import Asha, rungs
 
 Content = Mapping[str, Any]
-"""sweep.json: see `report.summary` and `record.Record.write`. `finalists`, where there are any, are as `finals.result`
+"""sweep.json: see `ranking.summary` and `record.Record.write`. `finalists`, where there are any, are as `finals.result`
 says: {id, seeds: [{seed, exact_match, exact_match_low, exact_match_high, exact_match_n, ...}], mean}. `repeats` are
 their runs with other seeds, as trials."""
 
@@ -25,7 +25,7 @@ NAMES = {"exact_match": "exact match", "token_accuracy": "token accuracy", "val_
 
 def ranked(content: Content) -> list[Trial]:
     """The trials, best first."""
-    return report.ranking(content["trials"], content["metric"])
+    return ranking.ranked(content["trials"], content["metric"])
 
 
 def swept(content: Content) -> list[str]:
@@ -174,7 +174,7 @@ class Compute:
 def compute(content: Content) -> Compute:
     """What the sweep cost, against every trial run to its full budget."""
     trials = content["trials"]
-    run = {trial["id"]: report.iterations(trial) for trial in trials}
+    run = {trial["id"]: ranking.iterations(trial) for trial in trials}
     left = {trial["id"]: max(0, budget(content, trial) - run[trial["id"]]) for trial in trials}
     stopped = {trial["id"] for trial in trials if trial["status"] == "stopped"}
     seconds = {trial["id"]: _train_seconds(trial) for trial in trials}
@@ -191,7 +191,7 @@ def compute(content: Content) -> Compute:
             (rung, sum(n >= rung for n in run.values()), sum(rung <= run[name] < end for name in stopped))
             for rung, end in zip(at, after, strict=True)
         ],
-        repeats=sum(map(report.iterations, content.get("repeats", []))),
+        repeats=sum(map(ranking.iterations, content.get("repeats", []))),
     )
 
 
@@ -214,7 +214,7 @@ def answer(content: Content) -> list[str]:
         test = best["test"]
         line = f"Trial {best['id']} answers {percent(test['exact_match'], 2)} of the test split exactly"
         return [f"{line} ({interval(test)}).", f"{_chosen(content)} It was scored once on the test split.", *waiting]
-    row = report.best_row(trial, content["metric"])
+    row = ranking.best_row(trial, content["metric"])
     metric = content["metric"]
     line = f"Best so far: trial {best['id']}, {on_val(metric)} {shown_score(row, metric)}."
     return [

@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.console import Console
 
-from popgpt.sweep import report
+from popgpt.sweep import ranking
 
 NAN = float("nan")
 
@@ -28,17 +28,17 @@ TRIALS = [
 
 
 def test_trials_rank_by_their_best_evaluation() -> None:
-    order = [t["id"] for t in report.ranking(TRIALS, "exact_match")]
+    order = [t["id"] for t in ranking.ranked(TRIALS, "exact_match")]
     assert order == ["top", "first", "equal", "tie", "nan", "broken"]
 
 
 def test_a_loss_ranks_lowest_first() -> None:
     trials = [trial(str(x), {"iteration": 1, "val_loss": x}) for x in (0.3, NAN, 0.1, 0.2)]
-    assert [t["id"] for t in report.ranking(trials, "val_loss")] == ["0.1", "0.2", "0.3", "nan"]
+    assert [t["id"] for t in ranking.ranked(trials, "val_loss")] == ["0.1", "0.2", "0.3", "nan"]
 
 
 def test_summary_is_json_and_names_the_best() -> None:
-    content = json.loads(json.dumps(report.summary(TRIALS, "exact_match"), allow_nan=False))
+    content = json.loads(json.dumps(ranking.summary(TRIALS, "exact_match"), allow_nan=False))
     assert content["best"] == {
         "id": "top",
         "config": {"d_model": 64},
@@ -59,13 +59,13 @@ def test_summary_is_json_and_names_the_best() -> None:
 
 
 def test_a_sweep_in_which_nothing_was_evaluated_has_no_best() -> None:
-    assert report.summary([], "exact_match")["best"] is None
-    assert report.best([TRIALS[0], TRIALS[3]], "exact_match") is None
+    assert ranking.summary([], "exact_match")["best"] is None
+    assert ranking.best([TRIALS[0], TRIALS[3]], "exact_match") is None
 
 
 def test_table_shows_every_trial_with_its_interval() -> None:
     console = Console(file=io.StringIO(), width=160)
-    console.print(report.table(TRIALS, "exact_match"))
+    console.print(ranking.table(TRIALS, "exact_match"))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert lines[0].split("  ")[0] == "trial"
     assert lines[1].split() == ["top", "64", "200", "90.0%", "85.0%", "to", "94.0%", "50.0%", "completed"]

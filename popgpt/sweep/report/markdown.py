@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from popgpt.sweep import findings
-from popgpt.sweep.findings import Content
-from popgpt.sweep.importance import Study
-from popgpt.sweep.report import best_row, iterations
+from popgpt.sweep.ranking import best_row, iterations
+from popgpt.sweep.report import findings
+from popgpt.sweep.report.findings import Content
+from popgpt.sweep.report.importance import Study
 
 
 def markdown(content: Content, study: Study, out_dir: str) -> str:

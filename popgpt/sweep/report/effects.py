@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from popgpt.metrics import METRICS
-from popgpt.sweep import findings
-from popgpt.sweep.axes import Axis, parameter_axis, score_axis, spaced
-from popgpt.sweep.curves import describe, frame, labeller
-from popgpt.sweep.findings import NAMES, Comparison, Content
-from popgpt.sweep.importance import Importance
-from popgpt.sweep.report import Trial
-from popgpt.sweep.svg import NARROW, Point, cut, line, path, picture, tag, text, wrapped
+from popgpt.sweep.ranking import Trial
+from popgpt.sweep.report import findings
+from popgpt.sweep.report.axes import Axis, parameter_axis, score_axis, spaced
+from popgpt.sweep.report.curves import describe, frame, labeller
+from popgpt.sweep.report.findings import NAMES, Comparison, Content
+from popgpt.sweep.report.importance import Importance
+from popgpt.sweep.report.svg import NARROW, Point, cut, line, path, picture, tag, text, wrapped
 
 ABSENT = 0.03  # where a line crosses the axis of a parameter that its trial did not draw
 NEAR = 3  # one trial in so many counts as the winner's neighbour

@@ -6,13 +6,13 @@ import html
 from collections.abc import Callable
 from typing import Any
 
-from popgpt.sweep import curves, effects, findings
-from popgpt.sweep.axes import Axis
-from popgpt.sweep.findings import NAMES, Comparison, Content
-from popgpt.sweep.importance import Study
-from popgpt.sweep.report import Trial, best_row, iterations
-from popgpt.sweep.style import CSS
-from popgpt.sweep.svg import NARROW, WIDE, tag
+from popgpt.sweep.ranking import Trial, best_row, iterations
+from popgpt.sweep.report import curves, effects, findings
+from popgpt.sweep.report.axes import Axis
+from popgpt.sweep.report.findings import NAMES, Comparison, Content
+from popgpt.sweep.report.importance import Study
+from popgpt.sweep.report.style import CSS
+from popgpt.sweep.report.svg import NARROW, WIDE, tag
 
 Heads = list[tuple[str, str | None]]
 """The names of a table's columns and their classes."""

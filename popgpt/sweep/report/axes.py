@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from popgpt.sweep.findings import shown
+from popgpt.sweep.report.findings import shown
 
 Label = Callable[[Any], str]
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from popgpt.sweep.axes import Axis, linear_ticks, log_ticks, parameter_axis, score_axis, spaced
+from popgpt.sweep.report.axes import Axis, linear_ticks, log_ticks, parameter_axis, score_axis, spaced
 
 
 @pytest.mark.parametrize(

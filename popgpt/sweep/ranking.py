@@ -32,14 +32,14 @@ def best_row(trial: Trial, metric: str) -> Mapping[str, Any]:
     return max(rows, key=lambda row: score(row, metric), default={})
 
 
-def ranking(trials: Iterable[Trial], metric: str) -> list[Trial]:
+def ranked(trials: Iterable[Trial], metric: str) -> list[Trial]:
     """The trials, best first, by their best evaluation; those without one come last. Equals keep their order."""
     return sorted(trials, key=lambda trial: score(best_row(trial, metric), metric), reverse=True)
 
 
 def best(trials: Iterable[Trial], metric: str) -> Trial | None:
     """The winner; None where no trial has an evaluation."""
-    first = next(iter(ranking(trials, metric)), None)
+    first = next(iter(ranked(trials, metric)), None)
     return first if first is not None and best_row(first, metric) else None
 
 
@@ -100,7 +100,7 @@ def table(trials: Sequence[Trial], metric: str) -> Table:
     for name in [*swept, "iterations", "exact match", "95% interval", "token accuracy", "val loss"]:
         shown.add_column(name, justify="right", no_wrap=name not in swept)
     shown.add_column("status", overflow="fold")
-    for trial in ranking(trials, metric):
+    for trial in ranked(trials, metric):
         row = best_row(trial, metric)
         values = [_number(trial["config"].get(name)) for name in swept]
         scores = [_percent(row.get("exact_match")), _interval(row), _percent(row.get("token_accuracy"))]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from popgpt.sweep import findings
-from popgpt.sweep.axes import Axis, Label, linear_ticks, score_axis, spaced
-from popgpt.sweep.findings import NAMES, Content
-from popgpt.sweep.report import Trial, best_row, iterations
-from popgpt.sweep.svg import NARROW, Point, cut, line, path, picture, tag, text
+from popgpt.sweep.ranking import Trial, best_row, iterations
+from popgpt.sweep.report import findings
+from popgpt.sweep.report.axes import Axis, Label, linear_ticks, score_axis, spaced
+from popgpt.sweep.report.findings import NAMES, Content
+from popgpt.sweep.report.svg import NARROW, Point, cut, line, path, picture, tag, text
 
 
 def value_axis(content: Content) -> Axis:
