@@ -313,9 +313,10 @@ def _blamed(error: Mapping[str, Any]) -> set[str]:
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """The config in a YAML file with `key=value` overrides on top. Raises UserError."""
-    base, over = read_yaml(path), parse_overrides(overrides)
+    base = read_yaml(path)
     if "space" in base:
         raise UserError(f"{path}: a search space, not a config; sweep it with python -m popgpt.tune {path}")
+    over = parse_overrides(overrides)
     return make_config(merge(base, over), str(path), typed=over)
 
 

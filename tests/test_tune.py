@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from popgpt import tracking, tune
+from popgpt import tracking, train, tune
 from popgpt.config import UserError, load_config
 from tests.conftest import TINY
 
@@ -226,7 +226,24 @@ def test_a_sweep_that_cannot_be_is_refused_before_any_trial(here: Path, word: st
     with pytest.raises(UserError) as refused:
         tune.main(["space.yaml", "mlflow_log=false", word])
     assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
     assert not (here / "sweep").exists()
+
+
+@pytest.mark.parametrize("words", [[], ["num_samples=3"], ["max_iters=3"]])
+def test_a_config_and_a_search_space_are_not_mixed_up(here: Path, words: list[str]) -> None:
+    for module, file, said in (
+        (tune, "base.yaml", "base.yaml: a config, not a search space; train it with python -m popgpt.train base.yaml"),
+        (
+            train,
+            "space.yaml",
+            "space.yaml: a search space, not a config; sweep it with python -m popgpt.tune space.yaml",
+        ),
+    ):
+        with pytest.raises(UserError) as refused:
+            module.main([file, *words])
+        assert str(refused.value) == said
+    assert {path.name for path in here.iterdir()} == {"base.yaml", "space.yaml"}
 
 
 def test_starting_anew_keeps_the_old_sweep(here: Path) -> None:

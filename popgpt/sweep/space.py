@@ -150,8 +150,11 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     Raises UserError.
     """
     source = str(path)
+    raw = read_yaml(path)
+    if not {"space", "config"} & raw.keys() and Config.model_fields.keys() & raw.keys():
+        raise UserError(f"{path}: a config, not a search space; train it with python -m popgpt.train {path}")
     own, run = _split(parse_overrides(overrides, _override_fields()))
-    file = _validate(_overlay(read_yaml(path), own), source)
+    file = _validate(_overlay(raw, own), source)
     base = read_yaml(Path(path).parent / file.config if "config" not in own else file.config)
     domains = {key: value for key, value in run.items() if isinstance(value, dict) and set(KINDS) & value.keys()}
     space, fixed = _read_space(_overlay_space(file.space, domains, _replaced(run)), source)
