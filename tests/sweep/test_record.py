@@ -138,6 +138,20 @@ def test_a_failed_repeat_runs_again_as_a_finalists(load: Any, tmp_path: Path) ->
     assert (again.open_trials(), again.open_finals()) == ([], ["0001-s1"])
 
 
+def test_with_fewer_trials_than_finalists_all_that_did_not_fail_are_finalists(load: Any) -> None:
+    record = new(load("num_samples=1", "finalists=3"))
+    play(record, "0000", 90, 0.5)
+    assert record.choose_finalists()
+    assert (record.finalists, record.open_finals()) == (["0000"], ["0000-s1"])
+    play(record, "0000-s1", 90, 0.25)
+    assert (record.unfinished(), record.winner()) == ([], record.trials["0000"])
+
+    record = new(load("num_samples=1", "finalists=3"))
+    play(record, "0000", 30, 0.5, "failed")
+    assert not record.choose_finalists()
+    assert (record.unfinished(), record.finalists) == ([], [])
+
+
 def test_without_finalists_the_best_trial_wins(load: Any, tmp_path: Path) -> None:
     record = new(load("finalists=0"))
     for number, name in enumerate(record.trials):
