@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from popgpt import files
 from popgpt.config import Config, UserError
@@ -78,7 +80,7 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
     finally:
         for number in heeded:
             signal.signal(number, signal.SIG_IGN)  # the outcome is settled; what is left is to exit
-    sys.exit(_flushed(code))
+    _leave(_flushed(code))
 
 
 class ShownLog(logging.Handler):
@@ -127,6 +129,12 @@ def say(line: str) -> None:
     """Print to stderr, where anybody still reads it."""
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process. Python is not taken down: threads of libraries that still run (Ray's) may crash meanwhile."""
+    atexit._run_exitfuncs()
+    os._exit(code)
 
 
 def _flushed(code: int) -> int:

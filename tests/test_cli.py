@@ -34,6 +34,14 @@ def ended(body: str, **streams: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(entry(body), text=True, timeout=60, **streams)  # type: ignore[call-overload]
 
 
+def test_what_breaks_while_python_is_taken_down_changes_nothing() -> None:
+    """As a thread of Ray's may; what was registered to be done at the end is."""
+    crash = "import atexit, os; atexit.register(print, 'registered'); "
+    crash += "sys.at_the_end = type('Crash', (), {'__del__': lambda self: os.abort()})(); return 3"
+    result = ended(crash)
+    assert (result.returncode, result.stdout, result.stderr) == (3, "registered\n", "")
+
+
 @pytest.mark.parametrize(
     ("body", "code", "said"),
     [

@@ -25,7 +25,10 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
 }
-HERE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}  # a process a group, for nodes that a cloud takes away
+HERE = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process a group, for nodes that a cloud takes away
+    "RAY_worker_niceness": "0",  # as a training without Ray
+}
 CONNECT_SECONDS = 3.0
 
 
@@ -72,6 +75,7 @@ def connected(dashboard: bool = False) -> Iterator[Resources]:
     address = cluster_address()
     if address is None:
         set_environment(HERE)
+        yield_cores(True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         options = {"address": address} if address else {"address": "local", "include_dashboard": dashboard}
@@ -81,6 +85,8 @@ def connected(dashboard: bool = False) -> Iterator[Resources]:
             what = f"the Ray at {address} cannot be joined" if address else "no Ray could be started here"
             said = str(error).strip() or type(error).__name__
             raise UserError(f"{what}: {said.splitlines()[0]}") from error
+        finally:
+            yield_cores(False)
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what fails is raised, or told by its trial
     try:
         total = ray.cluster_resources()
@@ -96,6 +102,15 @@ def set_environment(variables: Mapping[str, str]) -> None:
     """Set what the user has not."""
     for name, value in variables.items():
         os.environ.setdefault(name, value)
+
+
+def yield_cores(yielding: bool) -> None:
+    """Whether this process, and those it will start, leave a core to whoever trains on it as long as the kernel lets
+    them. It costs a worker less to wait for others when Ray's many small processes do not wake up in its place.
+    """
+    if hasattr(os, "sched_setscheduler"):
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH if yielding else os.SCHED_OTHER, os.sched_param(0))
 
 
 def cluster_address() -> str | None:

@@ -11,6 +11,7 @@ import ray
 import torch
 
 from popgpt.cluster.channel import StopFlag
+from popgpt.cluster.session import yield_cores
 from popgpt.config import UserError, make_config
 from popgpt.data.dataset import dataset_path, open_dataset
 from popgpt.files import Folder
@@ -26,7 +27,7 @@ def work(settings: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     config, channel = make_config(settings["config"]), settings["channel"]
-    limit_threads(settings["cpus"])
+    take_cores(settings["cpus"])
     world = World.joined(get_device() if settings["gpu"] else torch.device("cpu"))
     channel.push.remote({"begun": ray.get_runtime_context().current_actor})
     try:
@@ -72,7 +73,7 @@ def try_out(values: dict[str, Any], resources: dict[str, float]) -> None:
     config = make_config(values)
     report = TrialReport()
     if config.workers == 1:
-        limit_threads(resources["CPU"])
+        take_cores(resources["CPU"])
         world = World(pick_device("cuda" if resources["GPU"] else "cpu"))
         fit(config, open_once(dataset_path(config)), world, report, report.stopped, settled=True)
     else:
@@ -110,6 +111,7 @@ class TrialReport:
         return self._stopped
 
 
-def limit_threads(cpus: float) -> None:
-    """Use this process's share of the cores, and no more."""
+def take_cores(cpus: float) -> None:
+    """Use this process's share of the cores, and no more; what Ray itself has to do waits for it."""
+    yield_cores(False)
     torch.set_num_threads(max(1, int(cpus)))

@@ -101,10 +101,10 @@ def train_step(
         loss.backward()  # type: ignore[no-untyped-call]
         sums += (loss.item(), (batch.targets != IGNORE_INDEX).sum(), *rows.counts(batch), 0)
     sums[-1] = stop
-    total, targets, lines, tokens, stops = world.sum(sums)
     parameters = trainable(run.model)
+    total, targets, lines, tokens, stops = world.sum_gradients(parameters, sums)
     targets = max(targets, 1)  # rows whose every target is masked teach nothing
-    world.sum_gradients(parameters, targets)
+    torch._foreach_div_([parameter.grad for parameter in parameters if parameter.grad is not None], targets)
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip or math.inf))
     if math.isfinite(total) and math.isfinite(norm):
         for optimizer in run.optimizers:

@@ -42,22 +42,22 @@ class World:
     def sum(self, numbers: Iterable[float]) -> list[float]:
         """Sums over all workers, in float64: exact for counts below 2**53."""
         values = torch.tensor(list(numbers), dtype=torch.float64, device=self.device)
-        self._reduce(values)
+        if self.size > 1:
+            dist.all_reduce(values)
         return values.tolist()
 
-    def sum_gradients(self, parameters: Iterable[nn.Parameter], divisor: float) -> None:
-        """Replace each gradient by its sum over all workers divided by `divisor`, in one exchange."""
+    def sum_gradients(self, parameters: Sequence[nn.Parameter], numbers: Iterable[float]) -> list[float]:
+        """Replace each gradient by its sum over all workers; the sums of `numbers`, as `sum` has them. One exchange."""
+        values = torch.tensor(list(numbers), dtype=torch.float64, device=self.device)
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-        if self.size == 1:
-            torch._foreach_div_(gradients, divisor)
-            return
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        self._reduce(flat)
-        flat /= divisor
-        start = 0
+        if self.size > 1:
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            for exchange in [dist.all_reduce(tensor, async_op=True) for tensor in (flat, values)]:
+                exchange.wait()
+            gradients = list(torch.split(flat, [gradient.numel() for gradient in gradients]))
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = flat[start : start + gradient.numel()].view_as(gradient)
-            start += gradient.numel()
+            parameter.grad = gradient.view_as(parameter)
+        return values.tolist()
 
     def owners(self, costs: Sequence[float]) -> list[int]:
         """The worker that does each piece of work: the dearest first, to whoever has least so far."""
@@ -84,10 +84,6 @@ class World:
         for exchange in exchanges:
             exchange.wait()
         return received
-
-    def _reduce(self, tensor: Tensor) -> None:
-        if self.size > 1:
-            dist.all_reduce(tensor)
 
 
 def pick_device(name: str, index: int = 0) -> torch.device:

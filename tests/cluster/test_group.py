@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from popgpt.files import Folder
 from popgpt.training.folder import last_state, read_metrics
 from popgpt.training.loop import Row, fit
 from popgpt.training.world import World
+from tests.nodes import worker_pids
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 Make = Callable[..., Config]
@@ -88,21 +88,6 @@ def test_workers_that_fail_too_often_are_told_of_in_one_line(tiny: Make, resourc
         train(config, resources, kill_once)
     assert killed
     assert (Path(config.out_dir) / "error.txt").read_text()
-
-
-def worker_pids() -> list[int]:
-    """The processes of this driver's group."""
-    listed = subprocess.run(["pgrep", "-f", "ray::RayTrainWorker"], capture_output=True, text=True)
-    return [int(pid) for pid in listed.stdout.split() if descends(int(pid), os.getpid())]
-
-
-def descends(pid: int, ancestor: int) -> bool:
-    """Whether a process was started by `ancestor`, directly or not."""
-    while pid > 1:
-        if pid == ancestor:
-            return True
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return False
 
 
 def test_what_a_worker_gets() -> None:

@@ -215,10 +215,11 @@ def test_an_iteration_that_is_not_finite_can_be_skipped(
     summed = World.sum_gradients
     iterations = iter(range(1, 100))
 
-    def overflowing(world: World, parameters: Any, divisor: float) -> None:
-        summed(world, parameters, divisor)
+    def overflowing(world: World, parameters: Any, numbers: Any) -> list[float]:
+        sums = summed(world, parameters, numbers)
         if next(iterations) == 3:
             next(iter(parameters)).grad[0] = float("inf")
+        return sums
 
     monkeypatch.setattr(World, "sum_gradients", overflowing)
     config = tiny(on_nan="skip", max_iters=6)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 import torch.distributed as dist
 from hypothesis import given
@@ -52,15 +51,15 @@ def muon_steps(world: World) -> list[list[list[float]]]:
     return [tensor.tolist() for weight in weights for tensor in (weight.detach(), muon.state[weight]["momentum"])]
 
 
-def sums(world: World) -> tuple[list[float], list[list[float] | None]]:
-    """Sums over ranks of (rank, a count beyond float32), and of gradients, of which one is missing on rank 0."""
+def sums(world: World) -> tuple[list[float], list[float], list[list[float]]]:
+    """Sums over ranks of (rank, a count beyond float32), twice, and of gradients, of which one is missing on rank 0."""
     given, missing = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1, 1))
     given.grad = torch.tensor([1.0, 2.0 * world.rank])
     if world.rank:
         missing.grad = torch.full((1, 1), 6.0)
-    numbers = world.sum([world.rank, 2**53 // world.size])
-    world.sum_gradients([given, missing], 3)
-    return numbers, [None if p.grad is None else p.grad.flatten().tolist() for p in (given, missing)]
+    numbers = [world.rank, 2**53 // world.size]
+    beside = world.sum_gradients([given, missing], numbers)
+    return world.sum(numbers), beside, [p.grad.flatten().tolist() for p in (given, missing) if p.grad is not None]
 
 
 def both(world: World) -> Any:
@@ -69,14 +68,14 @@ def both(world: World) -> Any:
 
 def test_three_workers_sum_and_share_out_muon_to_the_bit(tmp_path: Path) -> None:
     alone = muon_steps(World(CPU))
-    for steps, (numbers, gradients) in in_worlds(both, 3, tmp_path):
+    for steps, (numbers, beside, gradients) in in_worlds(both, 3, tmp_path):
         assert steps == alone
-        assert numbers == [3, 2**53 // 3 * 3]
-        assert gradients == [[1, 2], [4]]
+        assert numbers == beside == [3, 2**53 // 3 * 3]
+        assert gradients == [[3, 6], [12]]
 
 
 def test_alone_a_sum_is_what_was_given() -> None:
-    assert sums(World(CPU)) == ([0, 2**53], [[pytest.approx(1 / 3), 0], None])
+    assert sums(World(CPU)) == ([0, 2**53], [0, 2**53], [[1, 0], [0]])
 
 
 @given(st.integers(0, 200), st.integers(1, 9))
