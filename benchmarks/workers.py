@@ -23,7 +23,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import ray
 
 from popgpt.cluster.group import train_on_workers
-from popgpt.cluster.session import ENVIRONMENT
+from popgpt.cluster.session import ENVIRONMENT, connected
 from popgpt.config import Config, load_config
 from popgpt.data.dataset import ensure_dataset
 from popgpt.training.loop import Row
@@ -71,7 +71,7 @@ def own_ray(cores: int) -> Iterator[None]:
 def main(words: list[str]) -> None:
     repetitions = int(words.pop(0)) if words and words[0].isdigit() else REPETITIONS
     rates: dict[int, list[tuple[float, float]]] = {workers: [] for workers in WORKERS}
-    with tempfile.TemporaryDirectory() as folder, own_ray(max(WORKERS)):
+    with tempfile.TemporaryDirectory() as folder, connected():
         base = load_config(CONFIG, [*TRAINING, *words, f"data_dir={folder}/data"])
         ensure_dataset(base)
         print(f"before: {machine()}", flush=True)
