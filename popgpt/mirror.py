@@ -94,6 +94,16 @@ class Mirror:
         run.finish(trial["status"], ranking.best_row(trial, self._record.sweep.metric), {"reason": reason})
         self._ended[name] = run
 
+    def _tell_again(self) -> None:
+        """Mirror the trials that ended under an earlier process: it may have been killed before it had told of them."""
+        from popgpt.sweep import record
+
+        for name, run in self._record.runs.items():
+            there = record.trial_folder(self._out_dir, name).exists()
+            if there and name not in self._ended and run["status"] not in record.OPEN:
+                self._begin(name)
+                self._end(name)
+
     def finish(self, status: str, winner: Row | None) -> None:
         """Mirror the end of the sweep, of the trials that it cut short, and the files, which are all written by now."""
         from popgpt import report
@@ -103,6 +113,8 @@ class Mirror:
 
         for name in list(self._runs):
             self._end(name)
+        if self._resume:
+            self._tell_again()
         for name, run in self._ended.items():
             folder = record.trial_folder(self._out_dir, name)
             for file in outcome(Folder(folder)):

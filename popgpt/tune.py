@@ -74,6 +74,7 @@ def tune(sweep: Sweep, resume: bool, force: bool, retry_failed: bool) -> int:
     with session.connected(dashboard=base.workers > 1) as resources:
         trials.check_fits(sweep, base.device, resources)
         make_place(out_dir, resume)
+        record.write(out_dir)
         mirror = Mirror(record, out_dir, dataset, base, resume)
         try:
             run_all(record, out_dir, resources, scheduler, mirror)
@@ -143,12 +144,20 @@ def check_some_can_run(record: Record, dataset: Dataset) -> None:
 
 
 def asha_of(record: Record) -> AshaScheduler | None:
-    """The scheduler of the trials, which knows what an earlier process had it judge."""
-    from popgpt.sweep import asha
+    """The scheduler of the trials. It knows what an earlier process had it judge, and judges now what that was killed
+    before it could write down.
+    """
+    from popgpt.sweep import asha, ranking
 
     scheduler = asha.scheduler(record.sweep)
     if scheduler and record.asha:
         scheduler.load_state(record.asha)
+        for name in record.open_trials():
+            trial = record.trials[name]
+            scheduler.add(name)
+            judged = [scheduler.judge(name, row) for row in trial["metrics"]]
+            if not all(judged) and ranking.iterations(trial) < record.sweep.max_t:
+                record.take(name, "ended", {}, scheduler.reason(name))
     return scheduler
 
 

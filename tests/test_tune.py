@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,7 +15,10 @@ import yaml
 
 from popgpt import tracking, train, tune
 from popgpt.config import UserError, load_config
+from popgpt.files import Folder
+from popgpt.training.folder import read_metrics, state_names
 from tests.conftest import TINY
+from tests.nodes import PATIENCE, wait_for
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 
@@ -163,8 +167,10 @@ def test_retrying_takes_a_resume(here: Path, capsys: pytest.CaptureFixture[str])
     assert "--retry-failed goes with --resume" in capsys.readouterr().err
 
 
-def check_mlflow(trials: dict[str, Any], winner: str) -> None:
-    """One parent and a child a trial, with true statuses, reasons, flat parameters and metrics by iteration."""
+def check_mlflow(trials: dict[str, Any], winner: str, every: int = 1) -> None:
+    """One parent and a child a trial, with true statuses, reasons, flat parameters and metrics by iteration; evaluated
+    was `every` so many.
+    """
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking.tracking_uri())
@@ -182,7 +188,7 @@ def check_mlflow(trials: dict[str, Any], winner: str) -> None:
         assert run.data.tags.get("reason") == (trial["reason"] or went_on)
         assert run.data.params["d_model"] == str(trial["config"]["d_model"])
         steps = [point.step for point in client.get_metric_history(run.info.run_id, "exact_match")]
-        assert steps == list(range(1, trial["iterations"] + 1))
+        assert steps == list(range(every, trial["iterations"] + 1, every))
         files = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
         assert files == {"ckpt.pt", "config.yaml", "result.json"}
 
@@ -290,3 +296,57 @@ def test_a_signal_ends_cleanly_and_a_resume_finishes(here: Path, number: int) ->
         evaluated = [row["iteration"] for row in trial["metrics"] if "exact_match" in row]
         assert evaluated == list(range(100, trial["iterations"] + 1, 100))
     assert load_config(here / "sweep" / "best" / "config.yaml").init_from == "scratch"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_sweep_killed_five_times_ends_as_one_that_never_was(here: Path, at_once: int) -> None:
+    """Killed at random moments. One trial at a time it ends the same; two at a time nothing of it is lost."""
+    words = [sys.executable, "-m", "popgpt.tune", "space.yaml", "num_samples=6", "max_iters=360", "eval_interval=40"]
+    words += ["asha.grace_period=40", f"resources.max_concurrent={at_once}", "d_model={choice: [8, 16]}"]
+    moments, resume = random.Random(at_once), []
+    for _ in range(5):
+        before = logged(here)
+        process = subprocess.Popen([*words, *resume], cwd=here, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        wait_for(lambda process=process, before=before: logged(here) != before or process.poll() is not None, "a row")
+        time.sleep(moments.uniform(0, 0.8))
+        process.kill()
+        _, errors = process.communicate()
+        assert process.returncode == -signal.SIGKILL, errors.decode()
+        resume = ["--resume"]
+        running = [trial["id"] for trial in found(here)["trials"] if trial["status"] == "running"]
+        for trial, last in logged(here).items():
+            assert trial not in running or last - kept(here / "sweep" / "trials" / trial) <= 40
+    subprocess.run([*words, *resume], cwd=here, check=True, capture_output=True, timeout=PATIENCE)
+    sweep = found(here)
+    trials = {trial["id"]: trial for trial in sweep["trials"]}
+    assert {trial["status"] for trial in trials.values()} <= {"completed", "stopped"}
+    for name, trial in trials.items():
+        assert [row["iteration"] for row in trial["metrics"]] == list(range(1, trial["iterations"] + 1))
+        for rung, scores in sweep["asha"]["scores"][0].items():
+            assert (name in scores) == (trial["iterations"] >= int(rung))
+    check_mlflow(trials, sweep["best"]["id"], every=40)
+    if at_once == 1:
+        subprocess.run([*words, "out_dir=undisturbed"], cwd=here, check=True, capture_output=True, timeout=PATIENCE)
+        never = json.loads((here / "undisturbed" / "sweep.json").read_text())
+        assert timeless(sweep["trials"]) == timeless(never["trials"])
+        assert sweep["asha"] == never["asha"]
+        assert [sweep["best"][key] for key in ("id", "test")] == [never["best"][key] for key in ("id", "test")]
+
+
+def logged(here: Path) -> dict[str, int]:
+    """The last iteration that each trial has logged."""
+    files = (here / "sweep" / "trials").glob("*/metrics.jsonl")
+    return {path.parent.name: rows[-1]["iteration"] for path in files if (rows := read_metrics(Folder(path.parent)))}
+
+
+def kept(trial: Path) -> int:
+    """The iteration of a trial's last state; 0 where it has none."""
+    return max((int(name.removeprefix("state-").removesuffix(".pt")) for name in state_names(Folder(trial))), default=0)
+
+
+def timeless(what: Any) -> Any:
+    """Without what the clock decides."""
+    if isinstance(what, dict):
+        return {key: timeless(value) for key, value in what.items() if not key.endswith("seconds")}
+    return [timeless(each) for each in what] if isinstance(what, list) else what
