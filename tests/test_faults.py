@@ -186,6 +186,7 @@ def test_a_group_that_waits_for_a_busy_cluster_can_be_interrupted(
     tiny: Make, nodes: Any, number: int, fewest: int | None
 ) -> None:
     config = tiny(**ENDLESS, min_workers=fewest)
+    wait_for(lambda: not pids("ray::TrainController"), "the groups of other tests to end", every=0.1)
     with busy(), Command(config) as driver:
         wait_for(lambda: pids("ray::TrainController"), "the group", every=0.1)
         driver.interrupt(number)
