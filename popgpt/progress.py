@@ -6,14 +6,15 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import IO, Any, cast
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from popgpt.config import Config
-from popgpt.sweep.ranking import table
+from popgpt.sweep.ranking import iterations, table
 from popgpt.sweep.record import Record
 
 Row = dict[str, Any]
@@ -124,7 +125,8 @@ class SweepProgress:
     def __init__(self, record: Record, console: Console | None = None):
         self._record = record
         self._console = unbreakable(console or Console(stderr=True))
-        self._live = Live(console=self._console, transient=True, refresh_per_second=2)
+        self._begun = time.perf_counter(), sum(map(iterations, record.runs.values()))
+        self._live = Live(console=self._console, transient=True, refresh_per_second=2, get_renderable=self._picture)
 
     def __enter__(self) -> SweepProgress:
         if self._console.is_terminal:
@@ -135,11 +137,18 @@ class SweepProgress:
         if self._console.is_terminal:
             self._live.stop()
 
+    def _picture(self) -> RenderableType:
+        runs, sweep, (begun, before) = self._record.runs, self._record.sweep, self._begun
+        done, unfinished = sum(map(iterations, runs.values())), self._record.unfinished()
+        left = sum(max(0, sweep.max_t - iterations(runs[name])) for name in unfinished)
+        ended = f"{len(runs) - len(unfinished)} of {len(runs)} trials ended"
+        budget = describe_budget(done, left, done - before, time.perf_counter() - begun)
+        return Group(table(list(runs.values()), sweep.metric), f"{ended}, {budget}")
+
     def __call__(self, name: str, event: str) -> None:
         """Show an event of a trial that the record has taken in."""
         if self._console.is_terminal:
-            self._live.update(table(list(self._record.runs.values()), self._record.sweep.metric))
-            return
+            return  # the picture is drawn anew by itself
         trial = self._record.runs[name]
         if event == "started":
             text = "  ".join(f"{key}={value}" for key, value in trial["config"].items())
@@ -149,6 +158,15 @@ class SweepProgress:
         else:
             text = ": ".join(filter(None, (trial["status"], trial["reason"])))
         self._console.print(f"trial {name}  {text}", highlight=False, soft_wrap=True)
+
+
+def describe_budget(done: int, left: int, lately: int, seconds: float) -> str:
+    """What a sweep has spent and may yet spend: `left` iterations if nothing is stopped, of which `lately` took
+    `seconds`.
+    """
+    spent = f"{done:,} iterations done, at most {left:,} left"
+    time_left = f", at most {timedelta(seconds=round(left * seconds / lately))} left" if lately else ""
+    return f"{spent}; {timedelta(seconds=round(seconds))} so far{time_left}"
 
 
 def describe_exact_match(scores: Row) -> str:

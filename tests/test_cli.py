@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from popgpt.config import make_config
-from popgpt.progress import SweepProgress, TrainingProgress, Unbreakable
+from popgpt.progress import SweepProgress, TrainingProgress, Unbreakable, describe_budget
 
 ROW = {"iteration": 1, "train_loss": 1.0, "lines": 8, "train_seconds": 0.1, "learning_rate": 1e-3}
 RUN = """
@@ -150,7 +150,8 @@ def test_a_sweep_goes_on_where_nobody_watches(terminal: bool, capsys: pytest.Cap
     broken = Broken(terminal)
     console = Console(file=broken, force_terminal=terminal)  # type: ignore[arg-type]
     trial = {"id": "0000", "config": {"d_model": 64}, "status": "running", "reason": None, "metrics": []}
-    record = SimpleNamespace(runs={"0000": trial}, sweep=SimpleNamespace(metric="exact_match"))
+    sweep = SimpleNamespace(metric="exact_match", max_t=9)
+    record = SimpleNamespace(runs={"0000": trial}, sweep=sweep, unfinished=lambda: ["0000"])
     with SweepProgress(record, console) as progress:  # type: ignore[arg-type]
         progress("0000", "started")
         progress("0000", "ended")
@@ -164,3 +165,9 @@ def test_a_stream_that_works_is_written_to(capsys: pytest.CaptureFixture[str]) -
     stream.flush()
     assert capsys.readouterr().out == "told"
     assert stream.encoding == sys.stdout.encoding
+
+
+def test_what_a_sweep_may_yet_spend() -> None:
+    said = "1,200 iterations done, at most 5,000 left"
+    assert describe_budget(1200, 5000, 0, 12.2) == f"{said}; 0:00:12 so far"
+    assert describe_budget(1200, 5000, 500, 60) == f"{said}; 0:01:00 so far, at most 0:10:00 left"
