@@ -80,7 +80,7 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
     finally:
         for number in heeded:
             signal.signal(number, signal.SIG_IGN)  # the outcome is settled; what is left is to exit
-    _leave(_flushed(code))
+    _leave(code)
 
 
 class ShownLog(logging.Handler):
@@ -134,7 +134,7 @@ def say(line: str) -> None:
 def _leave(code: int) -> NoReturn:
     """End this process. Python is not taken down: threads of libraries that still run (Ray's) may crash meanwhile."""
     atexit._run_exitfuncs()
-    os._exit(code)
+    os._exit(_flushed(code))
 
 
 def _flushed(code: int) -> int:
