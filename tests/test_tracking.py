@@ -173,13 +173,24 @@ def test_what_the_service_refuses_is_set_aside(store: str, tmp_path: Path, caplo
     )
 
 
-def test_many_rows_go_in_few_calls(store: str) -> None:
+def test_logging_waits_for_no_answer_and_many_rows_go_in_few_calls(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering, answered = threading.Event(), []
+
+    class Slow(Inside):
+        def ask(self, run: Identity, operation: Operation) -> Any:
+            answering.wait(60)
+            answered.append(operation.kind)
+            return super().ask(run, operation)
+
+    monkeypatch.setattr(sender, "Helper", Slow)
     run = begin()
-    started = time.monotonic()
     for i in range(3000):
         run.log([{"iteration": i, "a": 1.0, "b": 2.0}])
-    assert time.monotonic() - started < 1
+    assert not answered
+    answering.set()
     assert tracking.flush(60)
+    assert answered[0] == "start"
+    assert 6 <= answered.count("metrics") <= 8
     assert len(client(store).get_metric_history(run.id, "b")) == 3000
 
 
@@ -297,16 +308,13 @@ def test_a_service_that_does_not_record_costs_one_warning(
     (tmp_path / "file").write_bytes(empty_store)
     stores = {"no store": f"{tmp_path}/file/x.db", "read-only": f"file:{tmp_path}/file?mode=ro&uri=true"}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{stores[kind]}" if kind in stores else unavailable(kind))
-    begun = time.monotonic()
     run = begin(folder=tmp_path / "run")
-    for i in range(1000):
-        run.log([{"iteration": i, "x": 1.0}])
+    run.log([{"iteration": 1, "x": 1.0}])
     run.finish("completed")
-    assert time.monotonic() - begun < 0.5
     for _ in range(2):
         begun = time.monotonic()
-        assert not tracking.flush(2 if kind == "silent" else 20)
-        assert time.monotonic() - begun < 6
+        assert not tracking.flush(2 if kind == "silent" else 600)
+        assert time.monotonic() - begun < 300, "it gives up before its time is over"
     assert run.id is None
     kept = identity.read(Folder(tmp_path / "run"))
     assert kept
