@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from popgpt.training.board import Board
+
 # malloc.h. The second alone would make it worse: setting either ends glibc's own adjusting of the first.
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
 LARGE_BYTES = 2**30
@@ -23,13 +25,15 @@ class World:
     device: torch.device
     rank: int = 0
     size: int = 1
+    board: Board | None = None
 
     @classmethod
     def joined(cls, device: torch.device) -> World:
         """The process group that this process is in; alone where there is none."""
         if not dist.is_initialized():
             return cls(device)
-        return cls(device, dist.get_rank(), dist.get_world_size())
+        rank, size = dist.get_rank(), dist.get_world_size()
+        return cls(device, rank, size, Board(rank, size) if device.type == "cpu" else None)
 
     @property
     def is_main(self) -> bool:
@@ -51,13 +55,24 @@ class World:
         values = torch.tensor(list(numbers), dtype=torch.float64, device=self.device)
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         if self.size > 1:
-            flat = torch.cat([gradient.flatten() for gradient in gradients])
-            for exchange in [dist.all_reduce(tensor, async_op=True) for tensor in (flat, values)]:
-                exchange.wait()
-            gradients = list(torch.split(flat, [gradient.numel() for gradient in gradients]))
+            sizes = [gradient.numel() for gradient in gradients]
+            flat = self._sum_flat([gradient.flatten() for gradient in gradients], values)
+            gradients = list(torch.split(flat, sizes))
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient.view_as(parameter)
         return values.tolist()
+
+    def _sum_flat(self, pieces: list[Tensor], values: Tensor) -> Tensor:
+        """The pieces one after another, summed over all workers; `values` are summed in place, and are the meeting."""
+        rows = self.board.rows(sum(map(len, pieces))) if self.board else None
+        if rows is not None:
+            torch.cat(pieces, out=rows[self.rank])
+            dist.all_reduce(values)
+            return rows.sum(0)
+        flat = torch.cat(pieces)
+        for exchange in [dist.all_reduce(tensor, async_op=True) for tensor in (flat, values)]:
+            exchange.wait()
+        return flat
 
     def owners(self, costs: Sequence[float]) -> list[int]:
         """The worker that does each piece of work: the dearest first, to whoever has least so far."""
@@ -69,21 +84,37 @@ class World:
         return owners
 
     def from_owners(self, tensors: Iterable[Tensor], owners: Sequence[int]) -> Iterable[Tensor]:
-        """Each tensor as its owner has it, to the bit, in one exchange; of the others' only shape and type are read."""
+        """Each tensor as its owner has it, to the bit, in one exchange; of the others' only shape and type are read.
+
+        They are to be used before the next exchange.
+        """
         if self.size == 1:
             return tensors
         tensors = list(tensors)
-        received = list(tensors)
-        exchanges = []
-        for owner in sorted(set(owners)):
-            held = [index for index, other in enumerate(owners) if other == owner]
-            flat = torch.cat([tensors[index].flatten() for index in held])
-            for index, part in zip(held, torch.split(flat, [tensors[index].numel() for index in held]), strict=True):
-                received[index] = part.view(tensors[index].shape)
-            exchanges.append(dist.broadcast(flat, owner, async_op=True))
-        for exchange in exchanges:
-            exchange.wait()
-        return received
+        rows = self.board.rows(sum(tensor.numel() for tensor in tensors)) if self.board else None
+        if rows is None:
+            return _from_messages(tensors, owners)
+        parts, at = [], 0
+        for tensor, owner in zip(tensors, owners, strict=True):
+            part = rows[owner, at : at + tensor.numel()].view_as(tensor)
+            parts.append(part.copy_(tensor) if owner == self.rank else part)
+            at += tensor.numel()
+        dist.barrier()
+        return parts
+
+
+def _from_messages(tensors: Sequence[Tensor], owners: Sequence[int]) -> list[Tensor]:
+    received = list(tensors)
+    exchanges = []
+    for owner in sorted(set(owners)):
+        held = [index for index, other in enumerate(owners) if other == owner]
+        flat = torch.cat([tensors[index].flatten() for index in held])
+        for index, part in zip(held, torch.split(flat, [tensors[index].numel() for index in held]), strict=True):
+            received[index] = part.view(tensors[index].shape)
+        exchanges.append(dist.broadcast(flat, owner, async_op=True))
+    for exchange in exchanges:
+        exchange.wait()
+    return received
 
 
 def pick_device(name: str, index: int = 0) -> torch.device:

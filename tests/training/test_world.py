@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from popgpt.training import board
 from popgpt.training.optim import Muon
 from popgpt.training.world import World
 
@@ -66,9 +68,17 @@ def both(world: World) -> Any:
     return muon_steps(world), sums(world)
 
 
-def test_three_workers_sum_and_share_out_muon_to_the_bit(tmp_path: Path) -> None:
+def by_messages(world: World) -> Any:
+    """The same, where one worker doesn't see the memory of the others."""
+    if world.rank == 1:
+        board.PLACE = Path("/proc/self/nowhere")
+    return both(world)
+
+
+@pytest.mark.parametrize("work", [both, by_messages])
+def test_three_workers_sum_and_share_out_muon_to_the_bit(work: Callable[[World], Any], tmp_path: Path) -> None:
     alone = muon_steps(World(CPU))
-    for steps, (numbers, beside, gradients) in in_worlds(both, 3, tmp_path):
+    for steps, (numbers, beside, gradients) in in_worlds(work, 3, tmp_path):
         assert steps == alone
         assert numbers == beside == [3, 2**53 // 3 * 3]
         assert gradients == [[3, 6], [12]]
