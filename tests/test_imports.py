@@ -22,7 +22,7 @@ ONLY_IN = {
     "ray": {"cluster", "train", "tune", "sweep.asha"},
     "mlflow": {"tracking", "export"},
     "wandb": {"tracking", "export"},
-    "torch.distributed": {"training.world"},
+    "torch.distributed": {"training.board", "training.world"},
     "yaml": {"config", "sweep.space"},
     "sklearn": {"sweep.report.importance"},
 }
