@@ -138,6 +138,7 @@ def summarize(run: Run, config: Config, dataset: Dataset, world: World, started:
         "tokens": run.tokens,
         "lines_per_second": run.lines / run.train_seconds if run.train_seconds else 0.0,
         "world_size": world.size,
+        "threads": torch.get_num_threads(),
         "device": str(world.device),
         "dataset_fingerprint": dataset.meta.fingerprint,
         "checkpoint": absolute(Folder(config.out_dir).at(folder.BEST)) if scores else None,

@@ -48,7 +48,7 @@ def test_a_run_leaves_what_the_readme_says(tiny: Make) -> None:
     assert {**kept, "wall_seconds": 0} == {**result, "wall_seconds": 0}
     assert set(result) >= {
         *("exact_match", "exact_match_n", "exact_match_low", "exact_match_high", "token_accuracy", "val_loss"),
-        *("iteration", "train_seconds", "wall_seconds", "lines", "tokens", "lines_per_second", "world_size"),
+        *("iteration", "train_seconds", "wall_seconds", "lines", "tokens", "lines_per_second", "world_size", "threads"),
         *("dataset_fingerprint", "checkpoint", "by_operation"),
     }
     logged = read_metrics(Folder(out))
