@@ -24,6 +24,7 @@ from ray import tune
 
 from benchmarks.workers import machine, spread
 from popgpt.cluster.group import train_on_workers
+from popgpt.cluster.placement import place
 from popgpt.cluster.session import Resources, connected
 from popgpt.cluster.trials import run_trials
 from popgpt.cluster.worker import try_out
@@ -45,7 +46,8 @@ Values = dict[str, dict[str, Any]]
 
 
 def by_popgpt(sweep: Sweep, configs: Values, resources: Resources, out_dir: Path) -> None:
-    run_trials(sweep, configs, 1, resources, None, out_dir, lambda name, event, what: None)
+    placement = place(sweep.resources, resources, 1, "cpu", TRIALS)
+    run_trials(configs, placement, None, out_dir, lambda name, event, what: None)
 
 
 def by_tuner(sweep: Sweep, configs: Values, resources: Resources, out_dir: Path) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from popgpt import cli
 from popgpt.config import Config, load_config, read_yaml, where_from
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     from popgpt.data.vocabulary import Vocabulary
     from popgpt.sweep.space import Sweep
 
-PROBE_SECONDS = 3.0
 SHOWN_ROWS = 3
 COUNTED_ROWS = 4096
 
@@ -34,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from popgpt.data.batches import make_rows
     from popgpt.data.dataset import ensure_dataset
+    from popgpt.training.probe import probe
 
     console = Console(highlight=False, soft_wrap=True)
     sweep, config, sources = read(args.config, args.overrides)
@@ -147,45 +145,6 @@ def model_size(config: Config, dataset: Dataset) -> list[str]:
         f"model of {count:,} parameters: {config.n_layer} layers, d_model {config.d_model}, "
         f"{config.n_head} heads of {config.d_head}, {len(dataset.meta.vocabulary)} characters"
     ]
-
-
-def probe(config: Config, dataset: Dataset, rows: Rows) -> dict[str, float]:
-    """Measure a few iterations and one evaluation here: seconds of each, and peak memory in bytes. Keeps nothing."""
-    import torch
-
-    from popgpt.model.gpt import GPT
-    from popgpt.training.evaluation import evaluate
-    from popgpt.training.loop import train_step
-    from popgpt.training.optim import make_optimizers
-    from popgpt.training.run import Run
-    from popgpt.training.world import World, keep_freed_memory, pick_device
-
-    keep_freed_memory()
-    world = World(pick_device(config.device))
-    model = GPT(config, len(dataset.meta.vocabulary)).to(world.device)
-    run = Run(model, make_optimizers(model, config, world))
-    forward = torch.compile(model) if config.compile else model
-    seconds: list[float] = []
-    started = time.perf_counter()
-    while len(seconds) < 4 or time.perf_counter() - started < PROBE_SECONDS:
-        before = run.train_seconds
-        train_step(run, forward, rows, config, world, False)
-        seconds.append(run.train_seconds - before)
-    started = time.perf_counter()
-    evaluate(model, dataset, "val", config, world)
-    evaluation = time.perf_counter() - started
-    return {"iteration": statistics.median(seconds[1:]), "evaluation": evaluation, "memory": peak_memory(world.device)}
-
-
-def peak_memory(device: Any) -> float:
-    """Bytes at most in use: of the GPU, or of this process."""
-    import resource
-
-    import torch
-
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
 
 
 def expenses(config: Config, cost: Mapping[str, float]) -> list[str]:

@@ -7,7 +7,7 @@ import logging
 import shlex
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from popgpt.config import UserError
 from popgpt.stores import is_uri
 
 if TYPE_CHECKING:
+    from popgpt.cluster.placement import Placement
     from popgpt.cluster.session import Resources
     from popgpt.data.dataset import Dataset
     from popgpt.mirror import Mirror
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def tune(sweep: Sweep, resume: bool, force: bool, retry_failed: bool) -> int:
     """Run the sweep's trials and finalists, score the winner on the test split, tell. Returns the exit code."""
     from popgpt import report, tracking
-    from popgpt.cluster import session, trials
+    from popgpt.cluster import session
     from popgpt.data.dataset import ensure_dataset
     from popgpt.mirror import Mirror
 
@@ -71,13 +72,13 @@ def tune(sweep: Sweep, resume: bool, force: bool, retry_failed: bool) -> int:
     check_some_can_run(record, dataset)
     scheduler = asha_of(record)
     winner, status = None, "failed"
-    with session.connected(dashboard=base.workers > 1) as resources:
-        trials.check_fits(sweep, base.device, resources)
+    with session.connected() as resources:
+        placed = placer(record, resources)
         make_place(out_dir, resume)
         record.write(out_dir)
         mirror = Mirror(record, out_dir, dataset, base, resume)
         try:
-            run_all(record, out_dir, resources, scheduler, mirror)
+            run_all(record, out_dir, placed, scheduler, mirror)
             status = "interrupted" if record.unfinished() else "failed"
             winner = crown(record, out_dir, dataset) if not record.unfinished() else None
         except KeyboardInterrupt:
@@ -174,8 +175,32 @@ def make_place(out_dir: Path, resume: bool) -> None:
         raise UserError(f"out_dir={out_dir}: {error.strerror}") from None
 
 
+def placer(record: Record, resources: Resources) -> Callable[[int], Placement]:
+    """Says where so many trials go. Where they may share GPUs, it asks once in a sweep what the largest takes of one.
+
+    Raises UserError where they can't run here.
+    """
+    from popgpt.cluster import trials
+    from popgpt.cluster.placement import GpuMemory, place, shares_gpus, too_tight
+    from popgpt.training.probe import largest
+
+    base, count = record.sweep.config(), len(record.trials)
+    how = (record.sweep.resources, resources, base.workers, base.device)
+    if record.gpu is None and shares_gpus(*how, count):
+        config = largest([record.sweep.config(trial["config"]) for trial in record.trials.values()])
+        record.gpu = trials.probe_gpu(cli.absolute(config))
+    memory = GpuMemory(**record.gpu) if record.gpu else None
+    if warning := too_tight(place(*how, count, memory), memory):
+        logger.warning("%s", warning)
+    return lambda count: place(*how, count, memory)
+
+
 def run_all(
-    record: Record, out_dir: Path, resources: Resources, scheduler: AshaScheduler | None, mirror: Mirror
+    record: Record,
+    out_dir: Path,
+    placed: Callable[[int], Placement],
+    scheduler: AshaScheduler | None,
+    mirror: Mirror,
 ) -> None:
     """Run what is unfinished: the trials under ASHA; then, once all have ended, the finalists to the full budget."""
     from popgpt.cluster import trials
@@ -185,7 +210,7 @@ def run_all(
 
     with SweepProgress(record) as progress:
 
-        def run(names: list[str], judge: AshaScheduler | None) -> None:
+        def run(names: list[str], judge: AshaScheduler | None, count: int) -> None:
             silent = set(names)
 
             def told(name: str, event: str, what: Row) -> None:
@@ -199,15 +224,15 @@ def run_all(
                 progress(name, event)
 
             configs = {name: trial_config(record, out_dir, name).model_dump() for name in names}
-            workers = record.sweep.config().workers
-            trials.run_trials(record.sweep, configs, workers, resources, judge, out_dir, told)
+            trials.run_trials(configs, placed(count), judge, out_dir, told)
 
-        run(record.open_trials(), scheduler)
+        run(record.open_trials(), scheduler, len(record.trials))
         if record.choose_finalists():
             record.write(out_dir)
             mirror.chosen()
             drop_states(record, out_dir)
-        run(record.open_finals(), asha.to_the_end(record.sweep))
+        finals = len(record.finalists) * (1 + record.sweep.finalist_seeds)
+        run(record.open_finals(), asha.to_the_end(record.sweep), finals)
 
 
 def drop_states(record: Record, out_dir: Path) -> None:

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
+from ray._private.state import actors
 
 from popgpt.cluster.session import ENVIRONMENT
 
 WORKER = "ray::RayTrainWorker"
+COORDINATOR = "_AutoscalingCoordinatorActor"  # which a Ray has one of, from the first group on, whoever trains on it
 PATIENCE = 240.0  # seconds until a test gives up waiting, on however busy a machine
 
 
@@ -50,6 +53,13 @@ def wait_for(condition: Callable[[], Any], what: str, every: float = 0.002) -> A
     return found
 
 
+def nothing_is_held() -> bool:
+    """Whether every actor has died, every placement group was removed, and all cores are free."""
+    gone = all(actor["State"] == "DEAD" or actor["ActorClassName"] == COORDINATOR for actor in actors().values())
+    removed = all(group["state"] == "REMOVED" for group in ray.util.placement_group_table().values())
+    return gone and removed and ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]
+
+
 def worker_pids() -> list[int]:
     """The processes of the groups that this process, or a Ray that it started, has started."""
     return pids(WORKER)
@@ -72,6 +82,11 @@ def descends(pid: int, ancestor: int) -> bool:
             return True
         pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     return False
+
+
+def opened(pid: int) -> list[Path]:
+    """The files that a process has open."""
+    return [path for path in Path(f"/proc/{pid}/fd").iterdir() if path.exists()]
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> bool:

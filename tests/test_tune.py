@@ -1,24 +1,31 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from popgpt import tracking, train, tune
+from popgpt.cluster import session
 from popgpt.config import UserError, load_config
 from popgpt.files import Folder
-from popgpt.training.folder import read_metrics, state_names
+from popgpt.training.folder import WRITER_LOCK, read_metrics, state_names
 from tests.conftest import TINY
-from tests.nodes import PATIENCE, wait_for
+from tests.nodes import COORDINATOR, PATIENCE, WORKER, cluster, kill, nothing_is_held, opened, pids, wait_for
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 
@@ -212,15 +219,50 @@ def test_a_trial_that_fails_fails_alone(
     assert (again[0], again[1]["status"], again[1]["reason"]) == (good, "failed", bad["reason"])
 
 
+def test_a_trial_that_runs_out_of_memory_or_is_killed_fails_alone(here: Path) -> None:
+    """One at a time, each with all cores: the next can only run where the one before has given them back."""
+    cores = os.cpu_count() or 1
+    words = ["asha=null", "d_model=8", f"block_size={{grid: {[32, 2**20, 48]}}}", "num_samples=1", "learning_rate=0.01"]
+    words += ["max_iters=400", "eval_interval=20", "mlflow_log=false", f"resources.cpus_per_trial={cores}"]
+    with beside(lambda: kill(trainer(here, "0000"))):
+        assert tune.main(["space.yaml", *words]) == 0
+    killed, absurd, good = found(here)["trials"]
+    lower = "lower batch_size, and raise gradient_accumulation_steps by the same factor"
+    assert (killed["status"], absurd["status"], good["status"]) == ("failed", "failed", "completed")
+    assert re.match(rf"the trial's process died, maybe out of memory with batch_size=4, .*: {lower}", killed["reason"])
+    assert re.match(rf"out of memory with batch_size=4, block_size={2**20}, d_model=8, .*: {lower}", absurd["reason"])
+    assert json.loads((here / "sweep" / "best" / "result.json").read_text())["threads"] == cores
+
+
+@contextmanager
+def beside(disturb: Callable[[], Any]) -> Iterator[None]:
+    """While `disturb` is at work, which is then to have come to its end."""
+    thread = threading.Thread(target=disturb, daemon=True)
+    thread.start()
+    yield
+    thread.join(1)
+    assert not thread.is_alive()
+
+
+def trainer(here: Path, trial: str, title: str = "ray::ImplicitFunc") -> int:
+    """The process that writes a trial's folder, which locks it, once it has logged something."""
+    folder = here / "sweep" / "trials" / trial
+    wait_for(lambda: read_metrics(Folder(folder)), "a row")
+    lock = (folder / WRITER_LOCK).stat().st_ino
+    (pid,) = (pid for pid in pids(title) if lock in {path.stat().st_ino for path in opened(pid)})
+    return pid
+
+
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("words", "said"),
     [
         ("num_sampels=3", "did you mean num_samples?"),
         ("metric=accuracy", "metric='accuracy' should be"),
         ("d_head={choice: []}", "choice=[] should be a list of values"),
         ("learning_rte={choice: [1]}", "did you mean learning_rate?"),
         ("d_model={choice: [7]}", "does not divide d_model=7"),
-        ("device=cuda", "device='cuda' needs resources.gpus_per_trial above 0"),
+        ("device=cuda and resources.gpus_per_trial=0", "device='cuda' needs resources.gpus_per_trial above 0"),
+        ("device=cuda and workers=64", "workers=64 with device=cuda need 64 GPUs; there are"),
         ("best_by=val_loss", "best_by='val_loss' should be the sweep's metric='exact_match'"),
         ("block_size=4", "block_size=4 holds no line of train"),
         ("always_save_checkpoint=true", "a sweep compares each trial's best"),
@@ -228,9 +270,9 @@ def test_a_trial_that_fails_fails_alone(
         ("resources.gpus_per_trial=64", "resources.gpus_per_trial=64 should be at most the"),
     ],
 )
-def test_a_sweep_that_cannot_be_is_refused_before_any_trial(here: Path, word: str, said: str) -> None:
+def test_a_sweep_that_cannot_be_is_refused_before_any_trial(here: Path, words: str, said: str) -> None:
     with pytest.raises(UserError) as refused:
-        tune.main(["space.yaml", "mlflow_log=false", word])
+        tune.main(["space.yaml", "mlflow_log=false", *words.split(" and ")])
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not (here / "sweep").exists()
@@ -262,12 +304,81 @@ def test_starting_anew_keeps_the_old_sweep(here: Path) -> None:
 
 
 @pytest.mark.slow
-def test_trials_of_two_workers_do_not_starve_each_other(here: Path) -> None:
+@pytest.mark.parametrize("interrupted", [False, True], ids=["to its end", "Ctrl-C"])
+def test_trials_of_two_workers_leave_nothing_on_a_ray_of_others(here: Path, interrupted: bool) -> None:
+    """Four on two cores, so that a place which is not given back ends in a wait without end."""
     words = ["workers=2", "resources.cpus_per_trial=2", "eval_interval=3", "asha.grace_period=3", "mlflow_log=false"]
-    assert tune.main(["space.yaml", *words]) == 0
-    trials = found(here)["trials"]
-    assert {trial["status"] for trial in trials} <= {"completed", "stopped"}
-    assert json.loads((here / "sweep" / "best" / "result.json").read_text())["world_size"] == 2
+    words += ["max_iters=100000", "eval_interval=100000", "asha=null"] if interrupted else []
+    with cluster(2):
+        before = pids("ray::")
+        started = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "popgpt.tune", "space.yaml", *words],
+            **{"cwd": here, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True},
+            start_new_session=True,
+        )
+        if interrupted:
+            trainer(here, "0000", WORKER)
+            os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=2 * PATIENCE)
+        print(f"ended in {time.monotonic() - started:.0f} s")
+        assert process.returncode == (130 if interrupted else 0), output
+        theirs = {*before, *pids(f"ray::{COORDINATOR}")}
+        wait_for(lambda: set(pids("ray::")) <= theirs, "the processes to end", every=0.1)
+        with session.connected():
+            wait_for(nothing_is_held, "the places to be free", every=0.1)
+    statuses = {trial["status"] for trial in found(here)["trials"]}
+    assert statuses <= ({"interrupted", "waiting"} if interrupted else {"completed", "stopped"})
+    assert interrupted or json.loads((here / "sweep" / "best" / "result.json").read_text())["world_size"] == 2
+
+
+@pytest.mark.gpu
+def test_trials_share_a_gpu(here: Path) -> None:
+    assert tune.main(["space.yaml", "device=auto", "mlflow_log=false"]) == 0
+    gpu = found(here)["gpu"]
+    assert 0 < gpu["context"] < gpu["context"] + gpu["peak"] < gpu["total"]
+    for trial in found(here)["trials"]:
+        assert json.loads((here / "sweep" / "trials" / trial["id"] / "result.json").read_text())["device"] == "cuda:0"
+
+
+@pytest.mark.gpu
+def test_a_trial_that_takes_more_than_its_share_of_a_gpu_fails_alone(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its weights alone take a tenth of the memory."""
+    wide = math.isqrt(torch.cuda.mem_get_info()[1] // (10 * 12 * 4)) // 8 * 8
+    words = ["device=cuda", "resources.gpus_per_trial=0.05", f"d_model={{grid: {[16, wide, 24]}}}", "num_samples=1"]
+    assert tune.main(["space.yaml", *words, "asha=null", "learning_rate=0.01", "mlflow_log=false"]) == 0
+    narrow, failed, last = found(here)["trials"]
+    assert (narrow["status"], failed["status"], last["status"]) == ("completed", "failed", "completed")
+    assert failed["reason"].startswith(f"out of memory with batch_size=4, block_size=32, d_model={wide}")
+    assert "resources.gpus_per_trial=0.05 leaves a trial" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_trial_whose_supervisor_is_killed_gives_its_place_back(here: Path) -> None:
+    """On a Ray without a dashboard, whose own cleaner needs one."""
+    words = ["workers=2", "resources.cpus_per_trial=2", "asha=null", "d_model=8", "num_samples=1"]
+    words += [
+        f"block_size={{grid: {[32, 2**20, 48]}}}",
+        "learning_rate=0.01",
+        "max_iters=400",
+        "eval_interval=20",
+        "mlflow_log=false",
+    ]
+
+    def kill_supervisor() -> None:
+        trainer(here, "0000", WORKER)
+        (supervisor,) = pids("ray::ImplicitFunc")
+        kill(supervisor)
+
+    with beside(kill_supervisor):
+        assert tune.main(["space.yaml", *words]) == 0
+    killed, absurd, good = found(here)["trials"]
+    assert (killed["status"], absurd["status"], good["status"]) == ("failed", "failed", "completed")
+    assert killed["reason"].startswith("the trial's process died, maybe out of memory with batch_size=4")
+    assert absurd["reason"].startswith(f"out of memory with batch_size=4, block_size={2**20}")
+    assert json.loads((here / "sweep" / "best" / "result.json").read_text())["threads"] == 1
 
 
 @pytest.mark.slow

@@ -114,7 +114,7 @@ class Listener:
             if not self.error:
                 logger.warning("the workers failed: %s", what)
             if what not in (DEATH, LOST) and self._failed == (what, self._reported):
-                self.error = f"the workers failed twice in the same way: {what}"
+                self.error = f"the workers failed twice in the same way: {what}{advice(what, self._config)}"
             self._failed = (what, self._reported)
 
     def watch(self, silence: float) -> None:
@@ -146,9 +146,15 @@ def describe_failure(failure: BaseException, config: Config) -> str:
         last = folder.last_state(run_folder)
     lines = [line.strip() for line in account.splitlines() if line.strip()]
     what = cause(failure.worker_failures) if isinstance(failure, WorkerGroupError) else lines[-1]
-    advice = f": {memory_advice(config)}" if "memory" in what else ""
     on = "; the same command goes on from the last state" if last else ""
-    return f"the workers failed: {what}{advice}{on}; details are in {run_folder.at(folder.ERROR)}"
+    return f"the workers failed: {what}{advice(what, config)}{on}; details are in {run_folder.at(folder.ERROR)}"
+
+
+def advice(what: str, config: Config) -> str:
+    """What to lower, where it is memory that workers failed of, or may be."""
+    if what == DEATH:
+        return f", maybe {memory_advice(config)}"
+    return f": {memory_advice(config)}" if "memory" in what else ""
 
 
 class Group:
@@ -180,6 +186,16 @@ class Group:
         self._thread.join(GIVE_UP_SECONDS)
 
 
+class Trainer(TorchTrainer):  # type: ignore[misc]
+    """Without Ray's cleaner of placement groups: a process of hundreds of megabytes for each group, which without a
+    dashboard outlives all. `trials.free_abandoned_places` does in a sweep what it is for.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [each for each in callbacks if type(each).__name__ != "PlacementGroupCleanerCallback"]
+
+
 def _make_trainer(
     config: Config, resources: dict[str, float], channel: Any, scratch: str, settled: bool
 ) -> TorchTrainer:
@@ -193,7 +209,7 @@ def _make_trainer(
         "token": folder.mark(Folder(config.out_dir)),
     }
     workers = (config.min_workers, config.workers) if config.min_workers else config.workers
-    return TorchTrainer(
+    return Trainer(
         work,
         train_loop_config=settings,
         torch_config=TorchConfig(timeout_s=int(config.worker_timeout) + 1),

@@ -61,13 +61,10 @@ class Resources:
 
 
 @contextmanager
-def connected(dashboard: bool = False) -> Iterator[Resources]:
+def connected() -> Iterator[Resources]:
     """A connection to the cluster that RAY_ADDRESS or `ray start` names; where there is none, to a Ray started here.
 
-    Args:
-        dashboard: start it too; without it Ray cannot clean up after nested groups that die.
-    Raises:
-        UserError: no Ray answers where one was named, or none can be started.
+    Raises UserError where no Ray answers that was named, or none can be started.
     """
     set_environment(ENVIRONMENT)
     import ray
@@ -78,7 +75,7 @@ def connected(dashboard: bool = False) -> Iterator[Resources]:
         yield_cores(True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        options = {"address": address} if address else {"address": "local", "include_dashboard": dashboard}
+        options = {"address": address} if address else {"address": "local", "include_dashboard": False}
         try:
             ray.init(**options, log_to_driver=False, logging_level=logging.CRITICAL)
         except Exception as error:  # of many kinds: what answers is no Ray, or this machine is too busy to start one

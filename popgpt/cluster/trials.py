@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import shutil
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ray import tune
+import ray
+from ray import ActorID, PlacementGroupID, tune
+from ray._private.state import state
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.tune.execution.placement_groups import PlacementGroupFactory
+from ray.util.placement_group import PlacementGroup
 
-from popgpt.cluster.session import Resources
-from popgpt.cluster.worker import try_out
-from popgpt.config import UserError
+from popgpt.cluster.placement import Placement
+from popgpt.cluster.worker import gpu_memory_of, try_out
+from popgpt.config import Config, UserError, make_config
 from popgpt.sweep.asha import AshaScheduler
-from popgpt.sweep.space import Sweep
+from popgpt.training.loop import memory_advice
 
+logger = logging.getLogger(__name__)
 Told = Callable[[str, str, dict[str, Any]], None]
 SUPERVISOR = {"memory": 1.0}  # a byte: no core, so that its workers can have them all
+LOW_MEMORY = "running low on memory"  # as Ray says whose memory monitor has killed a process
 
 
 class Witness(tune.Callback):  # type: ignore[misc]
     """Tells of each trial: (id, event, what), events being started, reported, ended and failed."""
 
-    def __init__(self, tell: Told):
+    def __init__(self, tell: Told, configs: Mapping[str, dict[str, Any]]):
         self._tell = tell
+        self._configs = configs
         self._errors: dict[str, str] = {}
+        self._one_died = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray keeps a copy of a sweep on disk, which popgpt never goes back to."""
@@ -48,15 +56,21 @@ class Witness(tune.Callback):  # type: ignore[misc]
         self._tell(trial.config["id"], "ended", {})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        reason = self._errors.pop(trial.config["id"], "the trial's process died")
-        self._tell(trial.config["id"], "failed", {"reason": reason})
+        name = trial.config["id"]
+        reason = self._errors.pop(name, None)
+        if reason is None:
+            self._one_died = True
+            reason = cause_of_death(Path(trial.error_file).read_text(), make_config(self._configs[name]))
+        self._tell(name, "failed", {"reason": reason})
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self._one_died:
+            free_abandoned_places()
 
 
 def run_trials(
-    sweep: Sweep,
     configs: Mapping[str, dict[str, Any]],
-    workers: int,
-    resources: Resources,
+    placement: Placement,
     scheduler: AshaScheduler | None,
     out_dir: Path,
     tell: Told,
@@ -66,15 +80,12 @@ def run_trials(
     A trial of one worker trains in the process that Ray Tune starts for it, and the next trial reuses the process. A
     trial of several is a small process that supervises a group of workers of its own; at most as many run as can
     have all their workers at once.
-
-    Give it what `check_fits` has passed: Ray waits for what it does not have.
     """
     if not configs:
         return
-    asked = demand(sweep)
-    share = {name: amount / workers for name, amount in asked.items()}
-    settings = {name: {"values": values, "resources": share} for name, values in configs.items()}
-    bundle = SUPERVISOR if workers > 1 else {name: amount for name, amount in asked.items() if amount}
+    each = {"resources": placement.each, "memory": placement.memory}
+    settings = {name: {"values": values, **each} for name, values in configs.items()}
+    bundle = SUPERVISOR if placement.workers > 1 else {name: part for name, part in placement.each.items() if part}
     trainable = tune.with_resources(tune.with_parameters(_trial, settings=settings), PlacementGroupFactory([bundle]))
     tuner = tune.Tuner(
         trainable,
@@ -82,10 +93,10 @@ def run_trials(
         tune_config=tune.TuneConfig(
             scheduler=scheduler,
             reuse_actors=True,  # which waits for a stopped trial's workers to end and give their cores back
-            max_concurrent_trials=concurrency(sweep, workers, resources),
+            max_concurrent_trials=placement.at_once,
             trial_dirname_creator=lambda trial: str(trial.config["id"]),
         ),
-        run_config=tune.RunConfig(name="ray", storage_path=str(out_dir), callbacks=[Witness(tell)], verbose=0),
+        run_config=tune.RunConfig(name="ray", storage_path=str(out_dir), callbacks=[Witness(tell, configs)], verbose=0),
     )
     before = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:
@@ -104,34 +115,39 @@ def _trial(config: dict[str, Any], settings: Mapping[str, dict[str, Any]]) -> No
         raise
 
 
-def demand(sweep: Sweep) -> dict[str, float]:
-    """CPU and GPU that one trial takes, all its workers together."""
-    return {"CPU": sweep.resources.cpus_per_trial, "GPU": sweep.resources.gpus_per_trial}
+def probe_gpu(config: Config) -> dict[str, int] | None:
+    """What `probe.gpu_memory` says of a trial, from a short run on a GPU; None, with a warning, where it fails.
 
-
-def check_fits(sweep: Sweep, device: str, resources: Resources) -> None:
-    """Raises UserError where a trial asks for more than this machine's Ray has, or for a GPU that it isn't given."""
-    if device == "cuda" and not sweep.resources.gpus_per_trial:
-        raise UserError("device='cuda' needs resources.gpus_per_trial above 0")
-    has = {"CPU": resources.cpus, "GPU": resources.gpus}
-    for name, amount in demand(sweep).items():
-        if amount > has[name] and resources.local:
-            raise UserError(
-                f"resources.{name.lower()}s_per_trial={amount:g} should be at most the {has[name]:g} there are"
-            )
-
-
-def concurrency(sweep: Sweep, workers: int, resources: Resources) -> int | None:
-    """How many trials run at once; None: as many as Ray places.
-
-    On this machine as many as it holds. A cluster may grow: trials of one worker wait for their place by themselves;
-    trials of several have a process each while they wait, so no more than fit now unless max_concurrent says so.
+    It runs in a process of its own: the driver would keep what CUDA takes as long as the sweep lasts.
     """
-    has = {"CPU": resources.cpus, "GPU": resources.gpus}
-    fits = max(1, min(math.floor(has[name] / amount + 1e-9) for name, amount in demand(sweep).items() if amount))
-    wanted = sweep.resources.max_concurrent
-    if resources.local:
-        return fits if wanted == "auto" else min(fits, wanted)
-    if wanted == "auto":
-        return fits if workers > 1 else None
-    return wanted
+    measured = ray.remote(num_gpus=1, max_calls=1)(gpu_memory_of).remote(config.model_dump())
+    try:
+        return dict(ray.get(measured))
+    except (ray.exceptions.RayError, UserError) as error:
+        said = str(error).strip().splitlines()[-1]
+        logger.warning("what the largest trial takes of a GPU could not be probed: %s", said)
+        return None
+
+
+def cause_of_death(account: str, config: Config) -> str:
+    """Why a trial's process died, in one line with what to lower.
+
+    Ray knows what its own memory monitor killed. Of what the kernel killed, for want of memory most often, it knows
+    only that it is gone.
+    """
+    sure = LOW_MEMORY in account
+    return f"the trial's process {'was killed:' if sure else 'died, maybe'} {memory_advice(config)}"
+
+
+def free_abandoned_places() -> None:
+    """Give back the cores of groups whose supervising process was killed.
+
+    Ray keeps the place of a controller that has died until the driver ends.
+    """
+    driver = ray.get_runtime_context().get_job_id()
+    for row in state._connect_and_get_accessor().get_placement_group_table():
+        place = PlacementGroupTableData.FromString(row)
+        by_actor = not ActorID(place.creator_actor_id).is_nil()
+        held = place.creator_job_id.hex() == driver and place.state != PlacementGroupTableData.REMOVED
+        if held and by_actor and place.creator_actor_dead:
+            ray.util.remove_placement_group(PlacementGroup(PlacementGroupID(place.placement_group_id)))

@@ -13,10 +13,12 @@ import torch
 from popgpt.cluster.channel import StopFlag
 from popgpt.cluster.session import yield_cores
 from popgpt.config import UserError, make_config
+from popgpt.data.batches import make_rows
 from popgpt.data.dataset import dataset_path, open_dataset
 from popgpt.files import Folder
 from popgpt.training import folder
-from popgpt.training.loop import Row, fit
+from popgpt.training.loop import Row, fit, told_plainly
+from popgpt.training.probe import gpu_memory
 from popgpt.training.world import World, pick_device
 
 open_once = functools.lru_cache(maxsize=4)(open_dataset)
@@ -63,17 +65,20 @@ class SentLog(logging.Handler):
         self._channel.push.remote({"logged": (record.levelno, record.getMessage())})
 
 
-def try_out(values: dict[str, Any], resources: dict[str, float]) -> None:
+def try_out(values: dict[str, Any], resources: dict[str, float], memory: float | None = None) -> None:
     """One trial of a sweep, in the process that Ray Tune started for it, and ends when it likes, once it said stop.
 
     Args:
         values: the trial's parameters.
         resources: CPU and GPU of each of its workers.
+        memory: the part of its GPU's memory that its tensors may take; None: all.
     """
     config = make_config(values)
     report = TrialReport()
     if config.workers == 1:
         take_cores(resources["CPU"])
+        if memory is not None:
+            torch.cuda.set_per_process_memory_fraction(memory)
         world = World(pick_device("cuda" if resources["GPU"] else "cpu"))
         fit(config, open_once(dataset_path(config)), world, report, report.stopped, settled=True)
     else:
@@ -83,6 +88,14 @@ def try_out(values: dict[str, Any], resources: dict[str, float]) -> None:
     folder.drop_states(Folder(config.out_dir), keep=1)
     if report.stopped():
         sys.exit(0)
+
+
+def gpu_memory_of(values: dict[str, Any]) -> dict[str, int]:
+    """What `probe.gpu_memory` says of a trial, in a process that Ray gives a whole GPU. Raises UserError."""
+    config = make_config({**values, "device": "cuda"})
+    dataset = open_dataset(dataset_path(config))
+    with told_plainly(config):
+        return gpu_memory(config, dataset, make_rows(config, dataset, "train", config.seed))
 
 
 class TrialReport:

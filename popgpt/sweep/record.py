@@ -32,6 +32,7 @@ class Record:
         self.trials = {f"{number:04d}": _new(f"{number:04d}", values) for number, values in enumerate(parameters)}
         self.repeats: dict[str, dict[str, Any]] = {}
         self.finalists: list[str] = []
+        self.gpu: dict[str, int] | None = None  # what the largest trial takes of a GPU, where that was asked
         self.scored: dict[str, Any] = {}  # `best` when an earlier process had scored it on test
 
     @property
@@ -132,6 +133,7 @@ class Record:
         if not self.open_trials():
             self.finalists = [each["id"] for each in before.get("finalists", [])]
         self.asha = before["asha"]
+        self.gpu = before.get("gpu")
         self.scored = before["best"] if "test" in (before["best"] or {}) else {}
         return len(failed)
 
@@ -169,7 +171,7 @@ class Record:
         found["iterations"] += again["iterations"]
         found |= {"finalists": ranking.plain(self.results())} if self.finalists else {}
         found |= {"repeats": again["trials"]} if self.repeats else {}
-        write_json(out_dir / FILE, {**found, "sweep": definition(self.sweep), "asha": self.asha})
+        write_json(out_dir / FILE, {**found, "sweep": definition(self.sweep), "asha": self.asha, "gpu": self.gpu})
 
 
 def trial_folder(out_dir: Path, name: str) -> Path:

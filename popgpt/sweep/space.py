@@ -63,8 +63,12 @@ class Resources(BaseModel):
 
     model_config = _STRICT
 
-    cpus_per_trial: Annotated[float, Field(ge=0.01)] = Field(default=1, description="CPU cores of a trial")
-    gpus_per_trial: Annotated[float, Field(ge=0)] = Field(default=0, description="GPUs of a trial; may be a fraction")
+    cpus_per_trial: Annotated[float, Field(ge=0.01)] | Literal["auto"] = Field(
+        default="auto", description="CPU cores of a trial; auto: one a worker, and what else this machine has"
+    )
+    gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        default="auto", description="GPUs of a trial, maybe a fraction; auto: one a worker, or on this machine a share"
+    )
     max_concurrent: PositiveInt | Literal["auto"] = Field(
         default="auto", description="trials at a time; auto: what fits"
     )
@@ -223,8 +227,11 @@ def _validate(raw: dict[str, Any], source: str) -> SweepFile:
     try:
         return SweepFile(**raw)
     except ValidationError as error:
-        lines = []
+        lines: list[str] = []
         for e in error.errors():
+            if str(e["loc"][-1]).startswith("literal"):  # a number or auto: the number's error came before
+                lines[-1] += f" or {e['ctx']['expected']}"
+                continue
             nested = {"asha": Asha.model_fields, "resources": Resources.model_fields}
             fields = nested.get(str(e["loc"][0]), {}) if len(e["loc"]) > 1 else SweepFile.model_fields
             lines.append(explain_error(e, fields, source))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import torch
 
 from popgpt.cluster import session
@@ -25,7 +24,7 @@ from popgpt.training.loop import Row, fit
 from popgpt.training.world import World
 from tests.conftest import tiny_config
 from tests.moments import MOMENTS, RUN, Moment, finished, phase, rows
-from tests.nodes import cluster, kill, wait_for, worker_pids
+from tests.nodes import cluster, kill, nothing_is_held, opened, wait_for, worker_pids
 from tests.runs import left
 
 pytestmark = [
@@ -112,11 +111,6 @@ def ranked_pids(config: Config) -> list[int]:
     return sorted(worker_pids(), key=lambda pid: lock not in {os.stat(path).st_ino for path in opened(pid)})
 
 
-def opened(pid: int) -> list[Path]:
-    """The files that a process has open."""
-    return [path for path in Path(f"/proc/{pid}/fd").iterdir() if path.exists()]
-
-
 def stopped(pids: list[int]) -> list[int]:
     """Those of the processes that SIGSTOP holds."""
     return [pid for pid in pids if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"]
@@ -132,13 +126,6 @@ def test_what_rank_0_alone_refuses_ends_the_group_and_leaves_nothing(tiny: Make,
     wait_for(lambda: not worker_pids(), "the workers to end", every=0.1)
     wait_for(nothing_is_held, "the placement group to be removed", every=0.1)
     assert not rows(config)
-
-
-def nothing_is_held() -> bool:
-    """Whether every placement group was removed, and all cores are free."""
-    groups = ray.util.placement_group_table().values()
-    free = ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]
-    return free and all(group["state"] == "REMOVED" for group in groups)
 
 
 def test_a_disk_that_is_full_for_a_worker_ends_the_group_in_one_line(tiny: Make, undisturbed: Config) -> None:

@@ -1,40 +1,34 @@
-"""How many trials run at once."""
+"""What is told of a trial whose process died."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from popgpt.cluster.session import Resources
-from popgpt.cluster.trials import concurrency
-from popgpt.sweep.space import Sweep, load_sweep
+from popgpt.cluster.trials import cause_of_death
+from tests.conftest import tiny_config
 
-LAPTOP = Resources(cpus=8, gpus=0, local=True)
-GROWING = Resources(cpus=4, gpus=0, local=False)
-
-
-@pytest.fixture
-def sweep(tmp_path: Path) -> Sweep:
-    (tmp_path / "base.yaml").write_text("max_iters: 100\n")
-    (tmp_path / "space.yaml").write_text("config: base.yaml\nspace: {dropout: {uniform: [0, 0.1]}}\nasha: null\n")
-    return load_sweep(tmp_path / "space.yaml")
-
-
-def asking(sweep: Sweep, cpus: float, gpus: float = 0, most: object = "auto") -> Sweep:
-    update = {"cpus_per_trial": cpus, "gpus_per_trial": gpus, "max_concurrent": most}
-    return Sweep(**{**vars(sweep), "resources": sweep.resources.model_copy(update=update)})
-
-
-def test_this_machine_runs_as_many_as_it_holds(sweep: Sweep) -> None:
-    assert concurrency(asking(sweep, 2), 1, LAPTOP) == 4
-    assert concurrency(asking(sweep, 3), 3, LAPTOP) == 2
-    assert concurrency(asking(sweep, 2, most=3), 1, LAPTOP) == 3
-    assert concurrency(asking(sweep, 2, most=30), 1, LAPTOP) == 4
-    assert concurrency(asking(sweep, 0.1), 1, Resources(cpus=1, gpus=0, local=True)) == 10
+MEMORY = (
+    "out of memory with batch_size=4, block_size=32, d_model=16, n_layer=1: lower batch_size, and raise "
+    "gradient_accumulation_steps by the same factor to train on as many rows an iteration"
+)
+KILLED_BY_RAY = (
+    "Failure # 1 (occurred at 2026-11-23_12-28-08)\n1 worker(s) were killed due to the node running low on memory. "
+    "Memory on the node (IP: 192.0.2.2) was 7.98GB used / 23.54GB limit (0.339053)"
+)
+GONE = (
+    "Failure # 1 (occurred at 2026-11-23_12-28-08)\nThe actor died unexpectedly before finishing this task.\n"
+    "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker "
+    "unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the process was "
+    "killed by the OOM killer due to high memory usage"
+)
 
 
-def test_a_growing_cluster_is_left_to_place_trials_as_nodes_come(sweep: Sweep) -> None:
-    assert concurrency(asking(sweep, 4, 1), 1, GROWING) is None
-    assert concurrency(asking(sweep, 4, 1, most=8), 1, GROWING) == 8
-    assert concurrency(asking(sweep, 4, 1), 2, GROWING) == 1
+@pytest.mark.parametrize(
+    ("account", "said"),
+    [
+        (KILLED_BY_RAY, f"the trial's process was killed: {MEMORY}"),
+        (GONE, f"the trial's process died, maybe {MEMORY}"),
+    ],
+)
+def test_a_death_is_told_with_what_to_lower(account: str, said: str) -> None:
+    assert cause_of_death(account, tiny_config()) == said

@@ -255,3 +255,10 @@ def test_more_samples_add_trials_and_change_none(
         if number >= len(first):
             then.add(str(number))
     assert then.state() == at_once.state()
+
+
+def test_what_a_trial_takes_of_a_gpu_is_asked_once(load: Any, tmp_path: Path) -> None:
+    record, again = new(load()), new(load())
+    record.gpu = {"total": 80, "context": 1, "peak": 9}
+    again.take_up(written(record, tmp_path))
+    assert again.gpu == record.gpu

@@ -46,7 +46,7 @@ def test_a_sweep_is_read_with_its_defaults(write: Any) -> None:
     assert sweep.asha == Asha(grace_period=100, reduction_factor=3, brackets=1)
     assert sweep.max_t == 900
     assert (sweep.finalists, sweep.finalist_seeds) == (3, 2)
-    assert sweep.resources.cpus_per_trial == 1
+    assert sweep.resources == Resources(cpus_per_trial="auto", gpus_per_trial="auto", max_concurrent="auto")
     assert load_sweep(write(metric="val_loss")).mode == "min"
 
 
@@ -208,6 +208,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"asha": {"brackets": 3}}, "asha.brackets=3 should be at most 2"),
     ({"asha": {"max_t": 1000}}, "asha.max_t=1000 should be at most max_iters=900"),
     ({"resources": {"gpus_per_trial": -1}}, "resources.gpus_per_trial=-1 should be greater than or equal to 0"),
+    ({"resources": {"cpus_per_trial": "all"}}, "resources.cpus_per_trial='all' should be a number or 'auto'"),
+    ({"resources": {"max_concurrent": 0}}, "resources.max_concurrent=0 should be greater than 0 or 'auto'"),
     ({"base": {"max_iter": 5}}, "unknown parameter max_iter=5; did you mean max_iters?"),
     ({"config": "nowhere.yaml"}, "nowhere.yaml: No such file or directory"),
 ]
