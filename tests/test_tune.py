@@ -234,6 +234,28 @@ def test_a_trial_that_runs_out_of_memory_or_is_killed_fails_alone(here: Path) ->
     assert json.loads((here / "sweep" / "best" / "result.json").read_text())["threads"] == cores
 
 
+@pytest.mark.slow
+def test_a_trial_that_rays_memory_monitor_kills_fails_alone(here: Path) -> None:
+    """Ray, which kills where a machine has no more than a threshold left, is told that this one has a few gigabytes."""
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    kilobytes = {name: int(amount) for name, amount, *_ in lines}
+    all_there_is, free = kilobytes["MemTotal:"], kilobytes["MemAvailable:"]
+    if free < 8_000_000:
+        pytest.skip("takes 8 GB of free memory")
+    monitor = {"RAY_memory_usage_threshold": str(1 - (free - 4_000_000) / all_there_is)}
+    words = ["asha=null", "d_model=512", "d_head=64", "batch_size={grid: [20000, 8]}", "num_samples=1"]
+    words += ["learning_rate=0.01", "max_iters=4", "mlflow_log=false", "resources.max_concurrent=1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "popgpt.tune", "space.yaml", *words],
+        **{"cwd": here, "env": {**os.environ, **monitor, "RAY_memory_monitor_refresh_ms": "100"}},
+        **{"capture_output": True, "text": True, "timeout": PATIENCE},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    killed, good = found(here)["trials"]
+    assert (killed["status"], good["status"]) == ("failed", "completed")
+    assert killed["reason"].startswith("the trial's process was killed: out of memory with batch_size=20000")
+
+
 @contextmanager
 def beside(disturb: Callable[[], Any]) -> Iterator[None]:
     """While `disturb` is at work, which is then to have come to its end."""

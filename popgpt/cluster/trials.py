@@ -12,7 +12,9 @@ from typing import Any
 import ray
 from ray import ActorID, PlacementGroupID, tune
 from ray._private.state import state
+from ray.air.execution._internal import RayActorManager
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.tune.execution import tune_controller
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.util.placement_group import PlacementGroup
 
@@ -25,7 +27,7 @@ from popgpt.training.loop import memory_advice
 logger = logging.getLogger(__name__)
 Told = Callable[[str, str, dict[str, Any]], None]
 SUPERVISOR = {"memory": 1.0}  # a byte: no core, so that its workers can have them all
-LOW_MEMORY = "running low on memory"  # as Ray says whose memory monitor has killed a process
+OUT_OF_MEMORY = "killed by Ray's memory monitor"
 
 
 class Witness(tune.Callback):  # type: ignore[misc]
@@ -66,6 +68,18 @@ class Witness(tune.Callback):  # type: ignore[misc]
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if self._one_died:
             free_abandoned_places()
+
+
+class Processes(RayActorManager):  # type: ignore[misc]
+    """Ray Tune's, but a process that Ray's memory monitor killed has died like any other: Ray Tune ends the sweep."""
+
+    def _actor_task_failed(self, task: Any, exception: Exception) -> None:
+        if isinstance(exception, ray.exceptions.OutOfMemoryError):
+            exception = ray.exceptions.RayActorError(error_msg=OUT_OF_MEMORY)
+        super()._actor_task_failed(task, exception)
+
+
+tune_controller.RayActorManager = Processes
 
 
 def run_trials(
@@ -130,12 +144,12 @@ def probe_gpu(config: Config) -> dict[str, int] | None:
 
 
 def cause_of_death(account: str, config: Config) -> str:
-    """Why a trial's process died, in one line with what to lower.
+    """Why a trial's process died, of which Ray Tune has this account: one line with what to lower.
 
     Ray knows what its own memory monitor killed. Of what the kernel killed, for want of memory most often, it knows
     only that it is gone.
     """
-    sure = LOW_MEMORY in account
+    sure = OUT_OF_MEMORY in account
     return f"the trial's process {'was killed:' if sure else 'died, maybe'} {memory_advice(config)}"
 
 

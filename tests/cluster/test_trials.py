@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from popgpt.cluster.trials import cause_of_death
+from popgpt.cluster.trials import OUT_OF_MEMORY, cause_of_death
 from tests.conftest import tiny_config
 
 MEMORY = (
     "out of memory with batch_size=4, block_size=32, d_model=16, n_layer=1: lower batch_size, and raise "
     "gradient_accumulation_steps by the same factor to train on as many rows an iteration"
 )
-KILLED_BY_RAY = (
-    "Failure # 1 (occurred at 2026-11-23_12-28-08)\n1 worker(s) were killed due to the node running low on memory. "
-    "Memory on the node (IP: 192.0.2.2) was 7.98GB used / 23.54GB limit (0.339053)"
-)
+KILLED_BY_RAY = f"Failure # 1 (occurred at 2026-11-23_12-28-08)\n{OUT_OF_MEMORY}\n"
 GONE = (
     "Failure # 1 (occurred at 2026-11-23_12-28-08)\nThe actor died unexpectedly before finishing this task.\n"
     "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker "
