@@ -64,7 +64,7 @@ class Mirror:
             self._begin(name)
         elif event == "reported":
             self._runs[name].log(what["rows"])
-        else:
+        elif event != "paused":
             self._end(name)
 
     def chosen(self) -> None:

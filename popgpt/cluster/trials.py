@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.execution.placement_groups import PlacementGroupFactory
+from ray.tune.search import Searcher
 
 from popgpt.cluster.session import Resources
 from popgpt.cluster.worker import try_out
 from popgpt.config import UserError
-from popgpt.sweep.asha import AshaScheduler
+from popgpt.sweep.asha import AshaScheduler, PromotingScheduler
 from popgpt.sweep.space import Sweep
 
 Told = Callable[[str, str, dict[str, Any]], None]
@@ -23,10 +24,11 @@ SUPERVISOR = {"memory": 1.0}  # a byte: no core, so that its workers can have th
 
 
 class Witness(tune.Callback):  # type: ignore[misc]
-    """Tells of each trial: (id, event, what), events being started, reported, ended and failed."""
+    """Tells of each trial: (id, event, what), events being started, reported, paused, ended and failed."""
 
-    def __init__(self, tell: Told):
+    def __init__(self, tell: Told, scheduler: AshaScheduler | None):
         self._tell = tell
+        self._scheduler = scheduler
         self._errors: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -45,11 +47,50 @@ class Witness(tune.Callback):  # type: ignore[misc]
             self._tell(trial.config["id"], "reported", result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tell(trial.config["id"], "ended", {})
+        paused = self._scheduler and self._scheduler.holds(trial.config["id"])
+        self._tell(trial.config["id"], "paused" if paused else "ended", {})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         reason = self._errors.pop(trial.config["id"], "the trial's process died")
         self._tell(trial.config["id"], "failed", {"reason": reason})
+
+
+class Jobs(Searcher):  # type: ignore[misc]
+    """Has Ray Tune run what the scheduler says is next.
+
+    To Ray, a trial that is held at a rung has ended, and is another one, of the same `id`, when it goes on.
+    """
+
+    def __init__(self, names: Iterable[str], scheduler: AshaScheduler, tell: Told):
+        super().__init__()
+        self._idle = list(names)
+        self._running: dict[str, str] = {}  # by Ray's id
+        self._scheduler = scheduler
+        self._tell = tell
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        name = self._scheduler.next(self._idle, running=bool(self._running))
+        if name:
+            self._idle.remove(name)
+            self._running[trial_id] = name
+            return {"id": name}
+        if self._running:
+            return None
+        for given_up in self._idle:
+            self._tell(given_up, "ended", {})
+        self._idle.clear()
+        return str(Searcher.FINISHED)
+
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        name = self._running.pop(trial_id)
+        if self._scheduler.holds(name):
+            self._idle.append(name)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: see Witness."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
 
 def run_trials(
@@ -76,16 +117,20 @@ def run_trials(
     settings = {name: {"values": values, "resources": share} for name, values in configs.items()}
     bundle = SUPERVISOR if workers > 1 else {name: amount for name, amount in asked.items() if amount}
     trainable = tune.with_resources(tune.with_parameters(_trial, settings=settings), PlacementGroupFactory([bundle]))
+    witness = Witness(tell, scheduler)
+    jobs = Jobs(configs, scheduler, tell) if isinstance(scheduler, PromotingScheduler) else None
     tuner = tune.Tuner(
         trainable,
-        param_space={"id": tune.grid_search(list(configs))},
+        param_space={} if jobs else {"id": tune.grid_search(list(configs))},
         tune_config=tune.TuneConfig(
             scheduler=scheduler,
+            search_alg=jobs,
+            num_samples=-1 if jobs else 1,  # as many as the jobs are
             reuse_actors=True,  # which waits for a stopped trial's workers to end and give their cores back
             max_concurrent_trials=concurrency(sweep, workers, resources),
             trial_dirname_creator=lambda trial: str(trial.config["id"]),
         ),
-        run_config=tune.RunConfig(name="ray", storage_path=str(out_dir), callbacks=[Witness(tell)], verbose=0),
+        run_config=tune.RunConfig(name="ray", storage_path=str(out_dir), callbacks=[witness], verbose=0),
     )
     before = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:
