@@ -116,18 +116,20 @@ def begin(sweep: Sweep, out_dir: Path, resume: bool, force: bool, retry_failed: 
     return trials
 
 
-def recall(record: Record, out_dir: Path, name: str, before: float = float("inf")) -> list[Row]:
+def recall(record: Record, out_dir: Path, name: str, before: int | None = None) -> list[Row]:
     """Take what a trial logged of iterations under `before` from its folder: maybe nobody was told of all.
 
-    Returns the rows that nobody was told of.
+    Without `before`, up to its last evaluation, as it reports. Returns the rows that nobody was told of.
     """
     from popgpt.files import Folder
     from popgpt.sweep.record import trial_folder
     from popgpt.training.folder import read_metrics
 
     run, logged = record.runs[name], read_metrics(Folder(trial_folder(out_dir, name)))
-    earlier = [[row for row in rows if row["iteration"] < before] for rows in (run["metrics"], logged)]
     told = {row["iteration"] for row in run["metrics"]}
+    if before is None:
+        before = 1 + max((row["iteration"] for row in (*run["metrics"], *logged) if "exact_match" in row), default=0)
+    earlier = [[row for row in rows if row["iteration"] < before] for rows in (run["metrics"], logged)]
     run["metrics"] = max(earlier, key=len)
     return [row for row in run["metrics"] if row["iteration"] not in told]
 
