@@ -160,14 +160,12 @@ def asha_of(record: Record) -> AshaScheduler | None:
     if scheduler and record.asha:
         scheduler.load_state(record.asha)
         record.reopen(scheduler.holds)
-        for name in record.open_trials():
-            trial = record.trials[name]
-            if not trial["metrics"]:
-                continue
-            scheduler.add(name)
-            judged = [scheduler.judge(name, row) for row in trial["metrics"]]
-            if not all(judged) and ranking.iterations(trial) < record.sweep.max_t:
-                record.take(name, "paused" if scheduler.holds(name) else "ended", {}, scheduler.reason(name))
+        for name, trial in record.trials.items():
+            if name in record.open_trials() and trial["metrics"]:
+                scheduler.add(name)
+                judged = [scheduler.judge(name, row) for row in trial["metrics"]]
+                if not all(judged) and ranking.iterations(trial) < record.sweep.max_t:
+                    record.take(name, "paused" if scheduler.holds(name) else "ended", {}, scheduler.reason(name))
     return scheduler
 
 

@@ -139,21 +139,19 @@ class Record:
         """Where trials are still to run, open those again that had ended but may go on beside them."""
         for name, trial in self.trials.items() if self.open_trials() else ():
             if trial["status"] == "stopped" and holds(name):
-                trial |= {"status": "paused"}
+                trial |= {"status": "paused", "reason": None}
 
     def take(self, name: str, event: str, what: Mapping[str, Any], reason: str | None) -> None:
         """Take in an event of a trial: started, reported (what["rows"]), paused, ended or failed (what["reason"]).
 
-        reason: why the scheduler stopped the trial or holds it, where it does.
+        reason: why the scheduler stopped the trial, where it did.
         """
         trial = self.runs[name]
-        if event == "started":
-            trial |= {"status": "running", "reason": None}
+        if event in ("started", "paused"):
+            trial |= {"status": "running" if event == "started" else "paused", "reason": None}
         elif event == "reported":
             first = what["rows"][0]["iteration"]
             trial["metrics"] = [*(row for row in trial["metrics"] if row["iteration"] < first), *what["rows"]]
-        elif event == "paused":
-            trial |= {"status": "paused", "reason": reason}
         elif event == "failed":
             trial |= {"status": "failed", "reason": what["reason"]}
         else:
@@ -165,7 +163,7 @@ class Record:
         """What was running or paused is interrupted."""
         for trial in self.runs.values():
             if trial["status"] in ("running", "paused"):
-                trial |= {"status": "interrupted", "reason": None}
+                trial["status"] = "interrupted"
 
     def write(self, out_dir: Path, crowned: Mapping[str, Any] | None = None) -> None:
         """Replace OUT/sweep.json. crowned: what `best` says beside its scores."""

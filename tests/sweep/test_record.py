@@ -122,10 +122,8 @@ def test_one_that_is_held_is_open_until_it_has_ended_and_again_where_more_are_to
     for name in record.trials:
         play(record, name, 10, 0.5, "paused")
     assert {trial["status"] for trial in record.trials.values()} == {"paused"}
-    assert record.trials["0000"]["reason"] == "asha: rung 10"
+    assert {trial["reason"] for trial in record.trials.values()} == {None}
     assert (len(record.open_trials()), record.states_kept("0000"), record.choose_finalists()) == (4, None, False)
-    record.take("0000", "started", {}, None)
-    assert (record.trials["0000"]["status"], record.trials["0000"]["reason"]) == ("running", None)
     for name in record.trials:
         record.take(name, "ended", {}, "asha: rung 10")
     record.reopen(lambda name: True)
