@@ -106,7 +106,7 @@ def begin(sweep: Sweep, out_dir: Path, resume: bool, force: bool, retry_failed: 
             words = f"running {count} again" if retry_failed else f"leaving {count} alone; see --retry-failed"
             logger.info("%s", words)
         for name, run in trials.runs.items():
-            if run["status"] in record.OPEN:
+            if run["status"] in record.OPEN and run["status"] != "paused":  # that told all up to where it is held
                 recall(trials, out_dir, name)
     elif (out_dir / record.FILE).exists() and not force:
         raise UserError(
@@ -116,10 +116,10 @@ def begin(sweep: Sweep, out_dir: Path, resume: bool, force: bool, retry_failed: 
     return trials
 
 
-def recall(record: Record, out_dir: Path, name: str, before: int | None = None) -> list[Row]:
+def recall(record: Record, out_dir: Path, name: str, before: float = float("inf")) -> list[Row]:
     """Take what a trial logged of iterations under `before` from its folder: maybe nobody was told of all.
 
-    Without `before`, up to its last evaluation, as it reports. Returns the rows that nobody was told of.
+    Returns the rows that nobody was told of.
     """
     from popgpt.files import Folder
     from popgpt.sweep.record import trial_folder
@@ -127,8 +127,6 @@ def recall(record: Record, out_dir: Path, name: str, before: int | None = None) 
 
     run, logged = record.runs[name], read_metrics(Folder(trial_folder(out_dir, name)))
     told = {row["iteration"] for row in run["metrics"]}
-    if before is None:
-        before = 1 + max((row["iteration"] for row in (*run["metrics"], *logged) if "exact_match" in row), default=0)
     earlier = [[row for row in rows if row["iteration"] < before] for rows in (run["metrics"], logged)]
     run["metrics"] = max(earlier, key=len)
     return [row for row in run["metrics"] if row["iteration"] not in told]

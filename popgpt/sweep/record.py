@@ -160,9 +160,9 @@ class Record:
             trial |= {"status": "completed", "reason": None} if whole else {"status": "stopped", "reason": reason}
 
     def interrupt(self) -> None:
-        """What was running or paused is interrupted."""
+        """What was running is interrupted."""
         for trial in self.runs.values():
-            if trial["status"] in ("running", "paused"):
+            if trial["status"] == "running":
                 trial["status"] = "interrupted"
 
     def write(self, out_dir: Path, crowned: Mapping[str, Any] | None = None) -> None:

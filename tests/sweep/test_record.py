@@ -133,11 +133,10 @@ def test_one_that_is_held_is_open_until_it_has_ended_and_again_where_more_are_to
     more.take_up(written(record, tmp_path))
     more.reopen(lambda name: name in ("0000", "0002"))
     assert more.open_trials() == ["0000", "0002", "0004"]
-    more.interrupt()
     assert [(trial["status"], trial["reason"]) for trial in more.trials.values()] == [
-        ("interrupted", None),
+        ("paused", None),
         ("stopped", "asha: rung 10"),
-        ("interrupted", None),
+        ("paused", None),
         ("stopped", "asha: rung 10"),
         ("waiting", None),
     ]
