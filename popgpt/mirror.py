@@ -64,7 +64,7 @@ class Mirror:
             self._begin(name)
         elif event == "reported":
             self._runs[name].log(what["rows"])
-        else:
+        elif event != "paused":
             self._end(name)
 
     def chosen(self) -> None:
@@ -91,7 +91,8 @@ class Mirror:
             return  # it failed before it started
         trial, run = self._record.runs[name], self._runs.pop(name)
         reason = trial["reason"] or (WENT_ON if "stopped_by" in trial else None)
-        run.finish(trial["status"], ranking.best_row(trial, self._record.sweep.metric), {"reason": reason})
+        status = "interrupted" if trial["status"] == "paused" else trial["status"]
+        run.finish(status, ranking.best_row(trial, self._record.sweep.metric), {"reason": reason})
         self._ended[name] = run
 
     def _tell_again(self) -> None:

@@ -107,7 +107,7 @@ def begin(sweep: Sweep, out_dir: Path, resume: bool, force: bool, retry_failed: 
             words = f"running {count} again" if retry_failed else f"leaving {count} alone; see --retry-failed"
             logger.info("%s", words)
         for name, run in trials.runs.items():
-            if run["status"] in record.OPEN:
+            if run["status"] in record.OPEN and run["status"] != "paused":  # that told all up to where it is held
                 recall(trials, out_dir, name)
     elif (out_dir / record.FILE).exists() and not force:
         raise UserError(
@@ -117,15 +117,20 @@ def begin(sweep: Sweep, out_dir: Path, resume: bool, force: bool, retry_failed: 
     return trials
 
 
-def recall(record: Record, out_dir: Path, name: str, before: float = float("inf")) -> None:
-    """Take what a trial logged of iterations under `before` from its folder: maybe nobody was told of all."""
+def recall(record: Record, out_dir: Path, name: str, before: float = float("inf")) -> list[Row]:
+    """Take what a trial logged of iterations under `before` from its folder: maybe nobody was told of all.
+
+    Returns the rows that nobody was told of.
+    """
     from popgpt.files import Folder
     from popgpt.sweep.record import trial_folder
     from popgpt.training.folder import read_metrics
 
     run, logged = record.runs[name], read_metrics(Folder(trial_folder(out_dir, name)))
+    told = {row["iteration"] for row in run["metrics"]}
     earlier = [[row for row in rows if row["iteration"] < before] for rows in (run["metrics"], logged)]
     run["metrics"] = max(earlier, key=len)
+    return [row for row in run["metrics"] if row["iteration"] not in told]
 
 
 def check_some_can_run(record: Record, dataset: Dataset) -> None:
@@ -153,12 +158,13 @@ def asha_of(record: Record) -> AshaScheduler | None:
     scheduler = asha.scheduler(record.sweep)
     if scheduler and record.asha:
         scheduler.load_state(record.asha)
-        for name in record.open_trials():
-            trial = record.trials[name]
-            scheduler.add(name)
-            judged = [scheduler.judge(name, row) for row in trial["metrics"]]
-            if not all(judged) and ranking.iterations(trial) < record.sweep.max_t:
-                record.take(name, "ended", {}, scheduler.reason(name))
+        record.reopen(scheduler.holds)
+        for name, trial in record.trials.items():
+            if name in record.open_trials() and trial["metrics"]:
+                scheduler.add(name)
+                judged = [scheduler.judge(name, row) for row in trial["metrics"]]
+                if not all(judged) and ranking.iterations(trial) < record.sweep.max_t:
+                    record.take(name, "paused" if scheduler.holds(name) else "ended", {}, scheduler.reason(name))
     return scheduler
 
 
@@ -211,12 +217,15 @@ def run_all(
     with SweepProgress(record) as progress:
 
         def run(names: list[str], judge: AshaScheduler | None, count: int) -> None:
-            silent = set(names)
+            silent: set[str] = set()
 
             def told(name: str, event: str, what: Row) -> None:
-                if event == "reported" and name in silent:
+                if event == "started":
+                    silent.add(name)
+                elif event == "reported" and name in silent:
                     silent.remove(name)
-                    recall(record, out_dir, name, before=what["rows"][0]["iteration"])
+                    untold = recall(record, out_dir, name, before=what["rows"][0]["iteration"])
+                    what = {**what, "rows": [*untold, *what["rows"]]}
                 record.take(name, event, what, judge.reason(name) if judge else None)
                 record.asha = scheduler.state() if scheduler else None
                 record.write(out_dir)

@@ -23,6 +23,7 @@ from popgpt import tracking, train, tune
 from popgpt.cluster import session
 from popgpt.config import UserError, load_config
 from popgpt.files import Folder
+from popgpt.sweep.record import Record
 from popgpt.training.folder import WRITER_LOCK, read_metrics, state_names
 from tests.conftest import TINY
 from tests.nodes import COORDINATOR, PATIENCE, WORKER, cluster, kill, nothing_is_held, opened, pids, wait_for
@@ -53,8 +54,10 @@ def found(here: Path) -> dict[str, Any]:
     return json.loads((here / "sweep" / "sweep.json").read_text())  # type: ignore[no-any-return]
 
 
-def test_a_sweep_from_its_space_to_its_winner(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tune.main(["space.yaml"]) == 0
+@pytest.mark.parametrize("rule", ["promote", "stop"])
+def test_a_sweep_from_its_space_to_its_winner(here: Path, capsys: pytest.CaptureFixture[str], rule: str) -> None:
+    words = ["space.yaml", f"asha.rule={rule}"]
+    assert tune.main(words) == 0
     output = capsys.readouterr()
     sweep = found(here)
     trials = {trial["id"]: trial for trial in sweep["trials"]}
@@ -77,16 +80,57 @@ def test_a_sweep_from_its_space_to_its_winner(here: Path, capsys: pytest.Capture
     check_mlflow(trials, sweep["best"]["id"])
 
     with pytest.raises(UserError, match="holds a sweep already: go on with it by --resume"):
-        tune.main(["space.yaml"])
-    assert tune.main(["space.yaml", "--resume", "--samples", "5", "mlflow_log=true"]) == 0
+        tune.main([*words])
+    assert tune.main([*words, "--resume", "--samples", "5", "mlflow_log=true"]) == 0
     more = found(here)["trials"]
     assert len(more) == 5
     assert [trial["metrics"] for trial in more[:4]] == [trial["metrics"] for trial in trials.values()]
     with pytest.raises(UserError, match=r"seed=1 was 0 when this sweep was started"):
-        tune.main(["space.yaml", "--resume", "seed=1"])
+        tune.main([*words, "--resume", "seed=1"])
     with pytest.raises(UserError, match=r"num_samples=4 makes 4 trials, but this sweep has 5"):
-        tune.main(["space.yaml", "--resume"])
+        tune.main([*words, "--resume"])
     assert (here / "sweep" / "sweep.json").exists()
+
+
+def test_a_sweep_by_promotion_that_is_interrupted_ends_as_one_that_never_was(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted where a trial is held at a rung, and where one that was promoted runs."""
+    words = ["space.yaml", "resources.max_concurrent=1", "d_model=8", "num_samples=5", "mlflow_log=false"]
+    assert tune.main([*words, "out_dir=undisturbed"]) == 0
+    never = json.loads((here / "undisturbed" / "sweep.json").read_text())
+    take, resume = Record.take, []
+    for interrupted_at in ("paused", "reported"):
+
+        def interrupted(
+            record: Record, name: str, event: str, what: Any, reason: Any, at: str = interrupted_at
+        ) -> None:
+            take(record, name, event, what, reason)
+            goes_on = record.trials[name]["metrics"][-1]["iteration"] > 1 if event != "started" else False
+            if event == at and (goes_on or at == "paused"):
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Record, "take", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                tune.main([*words, *resume])
+        resume = ["--resume"]
+        statuses = {trial["status"] for trial in found(here)["trials"]}
+        assert "paused" in statuses
+        assert statuses <= {"completed", "paused", "interrupted", "waiting"}
+    assert tune.main([*words, *resume]) == 0
+    sweep = found(here)
+    assert timeless(sweep["trials"]) == timeless(never["trials"])
+    assert sweep["asha"] == never["asha"]
+    reasons = [trial["reason"] for trial in sweep["trials"] if trial["status"] == "stopped"]
+    assert len(reasons) == 4
+    assert all(reason.startswith("asha: rung ") and reason.endswith(", not promoted") for reason in reasons)
+
+    assert tune.main([*words, *resume, "--samples", "9"]) == 0
+    more = found(here)
+    places = {rung: len(scores) for rung, scores in more["asha"]["scores"][0].items()}
+    assert places["1"] == 9
+    assert places["3"] >= 3, "of nine three go on, whichever they are"
 
 
 def test_finalists_are_trained_to_the_end_with_more_seeds(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -432,11 +476,13 @@ def test_a_signal_ends_cleanly_and_a_resume_finishes(here: Path, number: int) ->
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("rule", ["promote", "stop"])
 @pytest.mark.parametrize("at_once", [1, 2])
-def test_a_sweep_killed_five_times_ends_as_one_that_never_was(here: Path, at_once: int) -> None:
+def test_a_sweep_killed_five_times_ends_as_one_that_never_was(here: Path, at_once: int, rule: str) -> None:
     """Killed at random moments. One trial at a time it ends the same; two at a time nothing of it is lost."""
     words = [sys.executable, "-m", "popgpt.tune", "space.yaml", "num_samples=6", "max_iters=360", "eval_interval=40"]
     words += ["asha.grace_period=40", f"resources.max_concurrent={at_once}", "d_model={choice: [8, 16]}"]
+    words += [f"asha.rule={rule}"]
     moments, resume = random.Random(at_once), []
     for _ in range(5):
         before = logged(here)

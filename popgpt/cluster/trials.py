@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from ray.air.execution._internal import RayActorManager
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.tune.execution import tune_controller
 from ray.tune.execution.placement_groups import PlacementGroupFactory
+from ray.tune.search import Searcher
 from ray.util.placement_group import PlacementGroup
 
 from popgpt.cluster.placement import Placement
 from popgpt.cluster.worker import gpu_memory_of, try_out
 from popgpt.config import Config, UserError, make_config
-from popgpt.sweep.asha import AshaScheduler
+from popgpt.sweep.asha import AshaScheduler, PromotingScheduler
 from popgpt.training.loop import memory_advice
 
 logger = logging.getLogger(__name__)
@@ -31,11 +32,12 @@ OUT_OF_MEMORY = "killed by Ray's memory monitor"
 
 
 class Witness(tune.Callback):  # type: ignore[misc]
-    """Tells of each trial: (id, event, what), events being started, reported, ended and failed."""
+    """Tells of each trial: (id, event, what), events being started, reported, paused, ended and failed."""
 
-    def __init__(self, tell: Told, configs: Mapping[str, dict[str, Any]]):
+    def __init__(self, tell: Told, configs: Mapping[str, dict[str, Any]], scheduler: AshaScheduler | None):
         self._tell = tell
         self._configs = configs
+        self._scheduler = scheduler
         self._errors: dict[str, str] = {}
         self._one_died = False
 
@@ -55,7 +57,8 @@ class Witness(tune.Callback):  # type: ignore[misc]
             self._tell(trial.config["id"], "reported", result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tell(trial.config["id"], "ended", {})
+        paused = self._scheduler and self._scheduler.holds(trial.config["id"])
+        self._tell(trial.config["id"], "paused" if paused else "ended", {})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         name = trial.config["id"]
@@ -82,6 +85,44 @@ class Processes(RayActorManager):  # type: ignore[misc]
 tune_controller.RayActorManager = Processes
 
 
+class Jobs(Searcher):  # type: ignore[misc]
+    """Has Ray Tune run what the scheduler says is next.
+
+    To Ray, a trial that is held at a rung has ended, and is another one, of the same `id`, when it goes on.
+    """
+
+    def __init__(self, names: Iterable[str], scheduler: AshaScheduler, tell: Told):
+        super().__init__()
+        self._idle = list(names)
+        self._running: dict[str, str] = {}  # by Ray's id
+        self._scheduler = scheduler
+        self._tell = tell
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        name = self._scheduler.next(self._idle, running=bool(self._running))
+        if name:
+            self._idle.remove(name)
+            self._running[trial_id] = name
+            return {"id": name}
+        if self._running:
+            return None
+        for given_up in self._idle:
+            self._tell(given_up, "ended", {})
+        self._idle.clear()
+        return str(Searcher.FINISHED)
+
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        name = self._running.pop(trial_id)
+        if self._scheduler.holds(name):
+            self._idle.append(name)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: see Witness."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
 def run_trials(
     configs: Mapping[str, dict[str, Any]],
     placement: Placement,
@@ -101,16 +142,20 @@ def run_trials(
     settings = {name: {"values": values, **each} for name, values in configs.items()}
     bundle = SUPERVISOR if placement.workers > 1 else {name: part for name, part in placement.each.items() if part}
     trainable = tune.with_resources(tune.with_parameters(_trial, settings=settings), PlacementGroupFactory([bundle]))
+    witness = Witness(tell, configs, scheduler)
+    jobs = Jobs(configs, scheduler, tell) if isinstance(scheduler, PromotingScheduler) else None
     tuner = tune.Tuner(
         trainable,
-        param_space={"id": tune.grid_search(list(configs))},
+        param_space={} if jobs else {"id": tune.grid_search(list(configs))},
         tune_config=tune.TuneConfig(
             scheduler=scheduler,
+            search_alg=jobs,
+            num_samples=-1 if jobs else 1,  # as many as the jobs are
             reuse_actors=True,  # which waits for a stopped trial's workers to end and give their cores back
             max_concurrent_trials=placement.at_once,
             trial_dirname_creator=lambda trial: str(trial.config["id"]),
         ),
-        run_config=tune.RunConfig(name="ray", storage_path=str(out_dir), callbacks=[Witness(tell, configs)], verbose=0),
+        run_config=tune.RunConfig(name="ray", storage_path=str(out_dir), callbacks=[witness], verbose=0),
     )
     before = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:

@@ -1,9 +1,11 @@
-"""ASHA, asynchronous successive halving, by stopping (Li et al. 2020, arXiv:1810.05934), on Ray Tune's interface."""
+"""ASHA, asynchronous successive halving (Li et al. 2020, arXiv:1810.05934), by stopping and by promotion, on Ray Tune's
+interface.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -25,6 +27,20 @@ def goes_on(new: Score, recorded: Sequence[Score], reduction_factor: int) -> boo
     """
     places = max(1, (len(recorded) + 1) // reduction_factor)
     return new[0] > -math.inf and sum(other >= new for other in recorded) < places
+
+
+def to_promote(scores: Mapping[str, Score], held: Collection[str], reduction_factor: int, least: int = 0) -> str | None:
+    """The trial that goes on from a rung, of those that are held there: the best that is among the rung's top 1/eta.
+
+    The paper's get_job at one rung: what was promoted before is no longer held. Of equals the earlier stands before the
+    later. One without a finite score never goes on.
+
+    Args:
+        scores: of all trials that reached the rung, in that order.
+        least: places there are at least. None, as long as there are other trials to begin with.
+    """
+    top = sorted(scores, key=lambda trial: scores[trial], reverse=True)[: max(least, len(scores) // reduction_factor)]
+    return next((trial for trial in top if trial in held and scores[trial][0] > -math.inf), None)
 
 
 def least_served(counts: Sequence[int], bracket_rungs: Sequence[Sequence[int]], max_t: int) -> int:
@@ -81,30 +97,51 @@ class AshaScheduler(FIFOScheduler):  # type: ignore[misc]
             counts = [list(self._bracket.values()).count(b) for b in range(len(self._rungs))]
             self._bracket[trial_id] = least_served(counts, self._rungs, self._max_t)
 
+    def next(self, idle: Sequence[str], running: bool) -> str | None:
+        """The trial that a free worker runs now; None: none, or none before another has reported.
+
+        Args:
+            idle: the trials that neither run nor have ended, in order: new, cut short, or held at a rung.
+            running: whether other trials run.
+        """
+        return next(iter(idle), None)
+
+    def holds(self, trial_id: str) -> bool:
+        """Whether the trial, which doesn't go on now, may yet."""
+        return False
+
     def judge(self, trial_id: str, row: Mapping[str, Any]) -> bool:
         """Whether the trial goes on, having reported `row`. Once stopped, it stays stopped."""
         if trial_id in self._reasons:
             return False
-        if "iteration" not in row or self._score_by not in row:
-            return True
+        for at, new, before in self._reached(trial_id, row):
+            if not goes_on(new, before, self._factor):
+                self._reasons[trial_id] = f"asha: rung {at}: {self._comparison(new, before)}"
+                return False
+        return not self._at_end(trial_id, row)
+
+    def _reached(self, trial_id: str, row: Mapping[str, Any]) -> Iterator[tuple[int, Score, list[Score]]]:
+        """Record the trial at each rung that it has newly reached, lowest first: the rung, its score, those before."""
+        if not self._is_evaluation(row):
+            return
         bracket = self._scores[self._bracket[trial_id]]
         if trial_id in self._failed:
             del bracket[self._failed.pop(trial_id)][trial_id]
         new = score(row, self._score_by)
         for at, scores in bracket.items():
-            if row["iteration"] < at:
-                break
-            if trial_id in scores:
-                continue
-            recorded = list(scores.values())
-            scores[trial_id] = new
-            if not goes_on(new, recorded, self._factor):
-                self._reasons[trial_id] = f"asha: rung {at}: {self._comparison(new, recorded)}"
-                return False
-        if row["iteration"] >= self._max_t:
+            if at <= row["iteration"] and trial_id not in scores:
+                before = list(scores.values())
+                scores[trial_id] = new
+                yield at, new, before
+
+    def _is_evaluation(self, row: Mapping[str, Any]) -> bool:
+        return "iteration" in row and self._score_by in row
+
+    def _at_end(self, trial_id: str, row: Mapping[str, Any]) -> bool:
+        at_end = self._is_evaluation(row) and row["iteration"] >= self._max_t
+        if at_end:
             self._reasons[trial_id] = f"asha: max_t {self._max_t} reached"
-            return False
-        return True
+        return at_end
 
     def fail(self, trial_id: str) -> None:
         """Record a failed trial as the worst at the next rung it would have reached."""
@@ -120,15 +157,18 @@ class AshaScheduler(FIFOScheduler):  # type: ignore[misc]
 
     def _comparison(self, new: Score, recorded: Sequence[Score]) -> str:
         if new[0] == -math.inf:
-            return f"{self._score_by} is not a finite number"
+            return self._words(new[0])
         places = max(1, (len(recorded) + 1) // self._factor)
         cut = sorted(recorded, reverse=True)[places - 1]
-        sign = -1 if METRICS[self._score_by] == "min" else 1
         if new[0] != cut[0]:
-            return f"{self._score_by} {sign * new[0]:.4g} {'below' if sign > 0 else 'above'} {sign * cut[0]:.4g}"
+            worse = "above" if METRICS[self._score_by] == "min" else "below"
+            return f"{self._words(new[0])} {worse} {abs(cut[0]):.4g}"
         if new[1] != cut[1]:
-            return f"{self._score_by} {sign * new[0]:.4g} equal, token_accuracy {new[1]:.4g} below {cut[1]:.4g}"
-        return f"{self._score_by} {sign * new[0]:.4g} equal to an earlier trial's"
+            return f"{self._words(new[0])} equal, token_accuracy {new[1]:.4g} below {cut[1]:.4g}"
+        return f"{self._words(new[0])} equal to an earlier trial's"
+
+    def _words(self, value: float) -> str:
+        return f"{self._score_by} {abs(value):.4g}" if value > -math.inf else f"{self._score_by} is not a finite number"
 
     def state(self) -> dict[str, Any]:
         """Everything it knows, as plain data for JSON. An infinitely bad score is null."""
@@ -160,11 +200,72 @@ class AshaScheduler(FIFOScheduler):  # type: ignore[misc]
         self._reasons = dict(state["reasons"])
 
 
+class PromotingScheduler(AshaScheduler):
+    """Holds every trial at each rung. A free worker goes on with the best that is held and among its rung's best 1/eta,
+    from the highest rung down; where there is none, it begins a new trial.
+
+    Once there are no new trials and none runs, one place at each rung is sure. What is held then has ended.
+    """
+
+    def __init__(self, metric: str, brackets: Sequence[Sequence[int]], reduction_factor: int, max_t: int) -> None:
+        super().__init__(metric, brackets, reduction_factor, max_t)
+        self._to: dict[str, int] = {}  # where each trial is to be held next, or ends
+
+    def add(self, trial_id: str) -> None:
+        super().add(trial_id)
+        self._to.setdefault(trial_id, next(iter(self._rungs[self._bracket[trial_id]]), self._max_t))
+
+    def next(self, idle: Sequence[str], running: bool) -> str | None:
+        cut_short = next((name for name in idle if name in self._to and not self.holds(name)), None)
+        new = next((name for name in idle if name not in self._to), None)
+        chosen = cut_short or self._promote(idle, least=int(not new and not running)) or new
+        if chosen:
+            self.add(chosen)
+        return chosen
+
+    def _promote(self, idle: Sequence[str], least: int) -> str | None:
+        """Let the trial that `to_promote` finds, from the highest rung down, go to the next one."""
+        every = [(at, b) for b, bracket in enumerate(self._rungs) for at in bracket]
+        for at, b in sorted(every, reverse=True):
+            held = {name for name in idle if self._bracket.get(name) == b and self._to[name] == at and self.holds(name)}
+            if found := to_promote(self._scores[b][at], held, self._factor, least):
+                self._to[found] = next((higher for higher in self._rungs[b] if higher > at), self._max_t)
+                return found
+        return None
+
+    def holds(self, trial_id: str) -> bool:
+        if trial_id not in self._to or trial_id in self._failed:
+            return False
+        return trial_id in self._scores[self._bracket[trial_id]].get(self._to[trial_id], {})
+
+    def judge(self, trial_id: str, row: Mapping[str, Any]) -> bool:
+        if trial_id in self._reasons:
+            return False
+        for at, _, _ in self._reached(trial_id, row):
+            self._to[trial_id] = max(at, self._to[trial_id])
+        return not self._at_end(trial_id, row) and not self.holds(trial_id)
+
+    def reason(self, trial_id: str) -> str | None:
+        if not self.holds(trial_id):
+            return super().reason(trial_id)
+        at = self._to[trial_id]
+        value = self._scores[self._bracket[trial_id]][at][trial_id][0]
+        return f"asha: rung {at}: {self._words(value)}{', not promoted' if value > -math.inf else ''}"
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"to": dict(self._to)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        super().load_state(state)
+        self._to = dict(state["to"])
+
+
 def scheduler(sweep: Sweep) -> AshaScheduler | None:
     """The scheduler that a sweep asks for; None where it asks for no early stopping."""
     if sweep.asha is None:
         return None
-    return AshaScheduler(sweep.metric, rungs(sweep.asha, sweep.max_t), sweep.asha.reduction_factor, sweep.max_t)
+    rule = PromotingScheduler if sweep.asha.rule == "promote" else AshaScheduler
+    return rule(sweep.metric, rungs(sweep.asha, sweep.max_t), sweep.asha.reduction_factor, sweep.max_t)
 
 
 def to_the_end(sweep: Sweep) -> AshaScheduler | None:

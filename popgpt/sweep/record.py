@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from popgpt.sweep.space import Sweep
 
 FILE = "sweep.json"
 KEPT = ("status", "reason", "metrics")  # of a trial, for a later process
-OPEN = ("waiting", "running", "interrupted")
+OPEN = ("waiting", "running", "paused", "interrupted")
 RESUME = "--resume goes on with the same sweep: set it back, or give another out_dir"
 
 
@@ -137,14 +137,20 @@ class Record:
         self.scored = before["best"] if "test" in (before["best"] or {}) else {}
         return len(failed)
 
+    def reopen(self, holds: Callable[[str], bool]) -> None:
+        """Where trials are still to run, open those again that had ended but may go on beside them."""
+        for name, trial in self.trials.items() if self.open_trials() else ():
+            if trial["status"] == "stopped" and holds(name):
+                trial |= {"status": "paused", "reason": None}
+
     def take(self, name: str, event: str, what: Mapping[str, Any], reason: str | None) -> None:
-        """Take in an event of a trial: started, reported (what["rows"]), ended or failed (what["reason"]).
+        """Take in an event of a trial: started, reported (what["rows"]), paused, ended or failed (what["reason"]).
 
         reason: why the scheduler stopped the trial, where it did.
         """
         trial = self.runs[name]
-        if event == "started":
-            trial["status"] = "running"
+        if event in ("started", "paused"):
+            trial |= {"status": "running" if event == "started" else "paused", "reason": None}
         elif event == "reported":
             first = what["rows"][0]["iteration"]
             trial["metrics"] = [*(row for row in trial["metrics"] if row["iteration"] < first), *what["rows"]]

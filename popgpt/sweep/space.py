@@ -44,7 +44,7 @@ _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=
 
 
 class Asha(BaseModel):
-    """When a trial is judged, in iterations."""
+    """When a trial is judged, in iterations, and what follows."""
 
     model_config = _STRICT
 
@@ -55,6 +55,10 @@ class Asha(BaseModel):
     brackets: PositiveInt = Field(default=1, description="bracket s starts at grace_period * reduction_factor^s")
     max_t: PositiveInt | None = Field(
         default=None, description="where every trial ends; default the config's max_iters"
+    )
+    rule: Literal["promote", "stop"] = Field(
+        default="promote",
+        description="at a rung, promote: each trial is held, the best go on; stop: it goes on at once, or ends",
     )
 
 

@@ -1,9 +1,7 @@
 """ASHA: its decision with literals, its course on simulated time, and one sweep on the real Ray Tune."""
 
-import heapq
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.asha import replay
 from popgpt.config import UserError
-from popgpt.sweep.asha import WORST, AshaScheduler, Score, goes_on, least_served
+from popgpt.sweep.asha import WORST, AshaScheduler, PromotingScheduler, Score, goes_on, least_served, to_promote
 
 NAN = float("nan")
 RUNGS = ((100, 300),)
@@ -20,6 +19,10 @@ RUNGS = ((100, 300),)
 
 def make(metric: str = "exact_match", rungs: Any = RUNGS, max_t: int = 900) -> AshaScheduler:
     return AshaScheduler(metric, rungs, 3, max_t)
+
+
+def promoting(metric: str = "exact_match", rungs: Any = RUNGS, max_t: int = 900) -> PromotingScheduler:
+    return PromotingScheduler(metric, rungs, 3, max_t)
 
 
 def tell(asha: AshaScheduler, trial: str, iteration: int, value: float | None, tokens: float | None = 0.5) -> bool:
@@ -45,6 +48,42 @@ def tell(asha: AshaScheduler, trial: str, iteration: int, value: float | None, t
 )
 def test_decision(new: Score, recorded: list[Score], decision: bool) -> None:
     assert goes_on(new, recorded, 3) is decision
+
+
+A, B, C, D, E, F = (0.6, 0.0), (0.5, 0.0), (0.4, 0.0), (0.3, 0.0), (0.2, 0.0), (0.1, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "held", "least", "promoted"),
+    [
+        ([], [], 0, None),
+        ([A, B], [0, 1], 0, None),  # fewer than eta: no place
+        ([A, B], [0, 1], 1, 0),  # nobody else is to come
+        ([C, A, B], [0, 1, 2], 0, 1),
+        ([C, A, B], [0, 2], 0, None),  # the best has gone on, or ended
+        ([C, A, B], [0, 2], 1, None),
+        ([F, E, D, C, B, A], [0, 1, 2, 3, 4, 5], 0, 5),  # six: two places
+        ([F, E, D, C, B, A], [0, 1, 2, 3, 4], 0, 4),
+        ([F, E, D, C, B, A], [0, 1, 2, 3], 0, None),
+        ([C, (0.4, 0.1), B, A, E, F], [0, 1], 0, None),  # token accuracy decides of C's two, for the third place
+        ([(0.0, 0.1), (0.0, 0.3), (0.0, 0.2)], [0, 1, 2], 0, 1),  # so it does where nobody is right yet
+        ([B, B, B], [0, 1, 2], 0, 0),  # of equals the earlier
+        ([WORST, WORST, WORST], [0, 1, 2], 1, None),  # no finite score, no promotion
+    ],
+)
+def test_promotion(scores: list[Score], held: list[int], least: int, promoted: int | None) -> None:
+    found = to_promote({str(i): s for i, s in enumerate(scores)}, [str(i) for i in held], 3, least)
+    assert found == (None if promoted is None else str(promoted))
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=60), st.integers(2, 5))
+def test_of_a_rung_its_best_are_promoted_best_first(scores: list[Score], factor: int) -> None:
+    rung = {str(i): s for i, s in enumerate(scores)}
+    held, promoted = set(rung), []
+    while found := to_promote(rung, held, factor):
+        held.remove(found)
+        promoted.append(rung[found])
+    assert promoted == sorted(scores, reverse=True)[: len(scores) // factor]
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=60, unique=True), st.integers(2, 5))
@@ -151,41 +190,22 @@ def test_brackets_share_the_budget() -> None:
     assert counts == [20, 10]  # 300 iterations a trial, then 600: twice as many of the first
 
 
-def simulate(qualities: list[float], workers: int, asha: AshaScheduler, every: int = 50) -> dict[str, int]:
+def simulate(qualities: list[float], workers: int, asha: AshaScheduler) -> dict[str, int]:
     """Iterations that each trial got when `workers` run at a time, a trial's speed depending on its number.
 
-    Exact match rises as quality * (1 - exp(-iteration / 200)); a report comes every `every` iterations.
+    Exact match rises as quality * (1 - exp(-iteration / 200)); a report comes every 50 iterations.
     """
-    waiting = iter(enumerate(qualities))
-    spent: dict[str, int] = {}
-    events: list[tuple[float, int]] = []
-
-    def start(now: float) -> None:
-        for i, _ in [*_next(waiting)]:
-            asha.add(str(i))
-            spent[str(i)] = 0
-            heapq.heappush(events, (now + _seconds(i), i))
-
-    for _ in range(workers):
-        start(0.0)
-    while events:
-        now, i = heapq.heappop(events)
-        spent[str(i)] += every
-        value = qualities[i] * (1 - math.exp(-spent[str(i)] / 200))
-        if asha.judge(str(i), {"iteration": spent[str(i)], "exact_match": value, "token_accuracy": value}):
-            heapq.heappush(events, (now + _seconds(i), i))
-        else:
-            start(now)
-    return spent
+    curves = {str(i): curve(quality, 1 + (i * 7 % 5) / 4) for i, quality in enumerate(qualities)}
+    reported, _ = replay(asha, curves, list(curves), workers)
+    return {name: 50 * count for name, count in reported.items()}
 
 
-def _next(waiting: Iterator[tuple[int, float]]) -> Iterator[tuple[int, float]]:
-    item = next(waiting, None)
-    return iter([item] if item else [])
-
-
-def _seconds(i: int) -> float:
-    return 1 + (i * 7 % 5) / 4
+def curve(quality: float, seconds: float) -> list[dict[str, float]]:
+    values = [(at, quality * (1 - math.exp(-at / 200))) for at in range(50, 901, 50)]
+    return [
+        {"iteration": at, "exact_match": value, "token_accuracy": value, "train_seconds": at / 50 * seconds}
+        for at, value in values
+    ]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -201,6 +221,104 @@ def test_on_simulated_time_the_best_is_found_at_a_fraction_of_the_iterations(wor
 def test_simulation_is_golden() -> None:
     spent = simulate([0.5, 0.1, 0.9, 0.3, 0.7, 0.8, 1.0, 0.2], 2, make())
     assert spent == {"0": 900, "1": 100, "2": 900, "3": 100, "4": 100, "5": 300, "6": 900, "7": 100}
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_promotion_on_simulated_time_takes_fewer_iterations_and_finds_the_best(workers: int) -> None:
+    qualities = [((i * 37) % 64) / 64 for i in range(64)]
+    spent = simulate(qualities, workers, promoting())
+    best = str(max(range(64), key=lambda i: qualities[i]))
+    assert spent[best] == 900
+    assert min(spent.values()) == 100
+    assert sum(spent.values()) < sum(simulate(qualities, workers, make()).values())
+
+
+def test_promotion_in_order() -> None:
+    """One worker: three begin before the best of them goes on; what is promoted comes before what is new."""
+    asha = promoting()
+    idle = list("abcdefg")
+    ran = []
+    values = dict(zip(idle, (0.1, 0.3, 0.2, 0.6, 0.5, 0.4, 0.0), strict=True))
+    while name := asha.next(idle, running=False):
+        idle.remove(name)
+        to = asha.state()["to"][name]
+        ran.append(f"{name}{to}")
+        assert tell(asha, name, to - 50, values[name])
+        assert not tell(asha, name, to, values[name])
+        idle += [name] * asha.holds(name)
+    assert ran == ["a100", "b100", "c100", "b300", "d100", "d300", "e100", "f100", "e300", "d900", "g100"]
+    assert sorted(idle) == ["a", "b", "c", "e", "f", "g"]
+    assert asha.reason("e") == "asha: rung 300: exact_match 0.5, not promoted"
+    assert asha.reason("d") == "asha: max_t 900 reached"
+
+
+def test_one_that_runs_is_waited_for_before_fewer_than_eta_go_on() -> None:
+    asha = promoting()
+    assert asha.next(["a", "b"], running=False) == "a"
+    assert asha.next(["b"], running=True) == "b"
+    tell(asha, "a", 100, 0.1)
+    assert asha.holds("a")
+    assert asha.next(["a"], running=True) is None
+    tell(asha, "b", 100, 0.2)
+    assert asha.next(["a", "b"], running=False) == "b"
+    assert asha.next(["a"], running=True) is None
+
+
+def test_what_was_cut_short_goes_on_first() -> None:
+    asha, again = promoting(), promoting()
+    for name in "abc":
+        asha.add(name)
+        asha.judge(name, {"iteration": 100 if name != "c" else 50, "exact_match": 0.5})
+    again.load_state(json.loads(json.dumps(asha.state())))
+    assert again.next(["a", "b", "c", "d"], running=False) == "c"
+
+
+def test_a_report_that_passes_rungs_is_held_at_the_highest() -> None:
+    asha = promoting()
+    assert not tell(asha, "a", 350, 0.5)
+    assert asha.state()["scores"] == [{"100": {"a": [0.5, 0.5]}, "300": {"a": [0.5, 0.5]}}]
+    assert asha.state()["to"] == {"a": 300}
+
+
+def test_a_failed_trial_is_never_promoted_and_may_be_run_again() -> None:
+    asha = promoting()
+    for name in "abc":
+        asha.add(name)
+    asha.fail("a")
+    assert not asha.holds("a")
+    tell(asha, "b", 100, 0.0)
+    tell(asha, "c", 100, NAN)
+    assert asha.reason("c") == "asha: rung 100: exact_match is not a finite number"
+    assert asha.next(["b", "c"], running=False) == "b"
+    assert asha.next(["a"], running=False) == "a"
+    assert not tell(asha, "a", 100, 0.4)
+    assert asha.holds("a")
+
+
+@pytest.mark.parametrize("done", range(1, 40, 3))
+def test_promotion_goes_on_from_its_state_as_if_nothing_had_been(done: int) -> None:
+    """One worker, killed after so many reports: what was running goes on, and the rest is as it would have been."""
+    qualities = [((i * 5) % 8) / 8 for i in range(8)]
+    curves = {str(i): curve(quality, 1.0) for i, quality in enumerate(qualities)}
+    whole, _ = replay(promoting(), curves, list(curves), 1)
+    first = promoting()
+    cut = {name: rows[:] for name, rows in curves.items()}
+    idle, told = list(curves), dict.fromkeys(curves, 0)
+    again: PromotingScheduler | None = None
+    while name := (again or first).next(idle, running=False):
+        asha = again or first
+        idle.remove(name)
+        while asha.judge(name, cut[name][told[name]]):
+            told[name] += 1
+            if sum(told.values()) == done and again is None:
+                again = promoting()
+                again.load_state(json.loads(json.dumps(first.state())))
+                idle = sorted([*idle, name])
+                break
+        else:
+            told[name] += 1
+            idle += [name] * asha.holds(name)
+    assert told == whole
 
 
 def test_on_ray_tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,31 @@ def test_with_more_trials_the_finalists_are_chosen_anew(load: Any, tmp_path: Pat
     assert again.repeats["0000-s1"]["status"] == "completed"
 
 
+def test_one_that_is_held_is_open_until_it_has_ended_and_again_where_more_are_to_run(load: Any, tmp_path: Path) -> None:
+    record = new(load())
+    for name in record.trials:
+        play(record, name, 10, 0.5, "paused")
+    assert {trial["status"] for trial in record.trials.values()} == {"paused"}
+    assert {trial["reason"] for trial in record.trials.values()} == {None}
+    assert (len(record.open_trials()), record.states_kept("0000"), record.choose_finalists()) == (4, None, False)
+    for name in record.trials:
+        record.take(name, "ended", {}, "asha: rung 10")
+    record.reopen(lambda name: True)
+    assert record.open_trials() == [], "nothing is to run that they could be promoted among"
+
+    more = new(load("num_samples=5"))
+    more.take_up(written(record, tmp_path))
+    more.reopen(lambda name: name in ("0000", "0002"))
+    assert more.open_trials() == ["0000", "0002", "0004"]
+    assert [(trial["status"], trial["reason"]) for trial in more.trials.values()] == [
+        ("paused", None),
+        ("stopped", "asha: rung 10"),
+        ("paused", None),
+        ("stopped", "asha: rung 10"),
+        ("waiting", None),
+    ]
+
+
 @pytest.mark.parametrize(("retry", "opened"), [(False, []), (True, ["0003"])])
 def test_what_failed_runs_again_where_that_is_asked(load: Any, tmp_path: Path, retry: bool, opened: list[str]) -> None:
     again = new(load())
