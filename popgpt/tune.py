@@ -96,8 +96,10 @@ def tune(sweep: Sweep, resume: bool, force: bool, retry_failed: bool) -> int:
 
 def begin(sweep: Sweep, out_dir: Path, resume: bool, force: bool, retry_failed: bool) -> Record:
     """The record of a new sweep, or of the one to go on with. Raises UserError where a sweep is in the way."""
-    from popgpt.sweep import record, space
+    from popgpt.sweep import record, search, space
 
+    if sweep.search == "optuna":
+        search.load()
     trials = record.Record(sweep, space.sample(sweep))
     if resume:
         failed = trials.take_up(record.read(out_dir), retry_failed)
@@ -133,6 +135,8 @@ def check_some_can_run(record: Record, dataset: Dataset) -> None:
 
     refusals = []
     for name in record.open_trials():
+        if record.trials[name]["status"] == "planned":
+            break
         try:
             config = record.sweep.config(record.trials[name]["config"])
             make_rows(config, dataset, "train", config.seed)
@@ -198,9 +202,13 @@ def run_all(
                 mirror.take(name, event, what)
                 progress(name, event)
 
-            configs = {name: trial_config(record, out_dir, name).model_dump() for name in names}
+            def config_of(name: str) -> Row:
+                if record.propose(name):
+                    record.write(out_dir)
+                return trial_config(record, out_dir, name).model_dump()
+
             workers = record.sweep.config().workers
-            trials.run_trials(record.sweep, configs, workers, resources, judge, out_dir, told)
+            trials.run_trials(record.sweep, names, config_of, workers, resources, judge, out_dir, told)
 
         run(record.open_trials(), scheduler)
         if record.choose_finalists():

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.execution.placement_groups import PlacementGroupFactory
+from ray.tune.search import Searcher
 
 from popgpt.cluster.session import Resources
 from popgpt.cluster.worker import try_out
@@ -52,16 +53,43 @@ class Witness(tune.Callback):  # type: ignore[misc]
         self._tell(trial.config["id"], "failed", {"reason": reason})
 
 
+class Source(Searcher):  # type: ignore[misc]
+    """Gives Ray Tune the next (id, config) when there is room for another trial."""
+
+    def __init__(self, trials: Iterator[tuple[str, dict[str, Any]]]):
+        super().__init__()
+        self._trials = trials
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, as for the Witness."""
+        return {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        for name, values in self._trials:
+            return {"id": name, "values": values}
+        return str(Searcher.FINISHED)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The record knows."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing, without the warning."""
+
+
 def run_trials(
     sweep: Sweep,
-    configs: Mapping[str, dict[str, Any]],
+    names: Sequence[str],
+    config_of: Callable[[str], dict[str, Any]],
     workers: int,
     resources: Resources,
     scheduler: AshaScheduler | None,
     out_dir: Path,
     tell: Told,
 ) -> None:
-    """Run each config as a trial; its id is its key. Returns when all have ended, or after Ctrl-C or SIGTERM.
+    """Run the trials of these ids, in order. Returns when all have ended, or after Ctrl-C or SIGTERM.
+
+    A trial's config is asked for when there is room for it. On a cluster that grows for what waits, random search has
+    all wait at once, and a search that learns one at a time.
 
     A trial of one worker trains in the process that Ray Tune starts for it, and the next trial reuses the process. A
     trial of several is a small process that supervises a group of workers of its own; at most as many run as can
@@ -69,20 +97,21 @@ def run_trials(
 
     Give it what `check_fits` has passed: Ray waits for what it does not have.
     """
-    if not configs:
+    if not names:
         return
     asked = demand(sweep)
     share = {name: amount / workers for name, amount in asked.items()}
-    settings = {name: {"values": values, "resources": share} for name, values in configs.items()}
+    at_once = concurrency(sweep, workers, resources) or (len(names) if sweep.search == "random" else None)
     bundle = SUPERVISOR if workers > 1 else {name: amount for name, amount in asked.items() if amount}
-    trainable = tune.with_resources(tune.with_parameters(_trial, settings=settings), PlacementGroupFactory([bundle]))
+    trainable = tune.with_resources(tune.with_parameters(_trial, resources=share), PlacementGroupFactory([bundle]))
     tuner = tune.Tuner(
         trainable,
-        param_space={"id": tune.grid_search(list(configs))},
         tune_config=tune.TuneConfig(
+            search_alg=Source((name, config_of(name)) for name in names),
+            num_samples=len(names),
             scheduler=scheduler,
             reuse_actors=True,  # which waits for a stopped trial's workers to end and give their cores back
-            max_concurrent_trials=concurrency(sweep, workers, resources),
+            max_concurrent_trials=at_once,
             trial_dirname_creator=lambda trial: str(trial.config["id"]),
         ),
         run_config=tune.RunConfig(name="ray", storage_path=str(out_dir), callbacks=[Witness(tell)], verbose=0),
@@ -95,9 +124,9 @@ def run_trials(
         shutil.rmtree(out_dir / "ray", ignore_errors=True)
 
 
-def _trial(config: dict[str, Any], settings: Mapping[str, dict[str, Any]]) -> None:
+def _trial(config: dict[str, Any], resources: dict[str, float]) -> None:
     try:
-        try_out(**settings[config["id"]])
+        try_out(config["values"], resources)
     except Exception as error:
         words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         tune.report({"error": words.splitlines()[0]})
