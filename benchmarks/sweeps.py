@@ -47,7 +47,7 @@ Values = dict[str, dict[str, Any]]
 
 def by_popgpt(sweep: Sweep, configs: Values, resources: Resources, out_dir: Path) -> None:
     placement = place(sweep.resources, resources, 1, "cpu", TRIALS)
-    run_trials(configs, placement, None, out_dir, lambda name, event, what: None)
+    run_trials(list(configs), configs.__getitem__, placement, None, out_dir, lambda name, event, what: None, ahead=True)
 
 
 def by_tuner(sweep: Sweep, configs: Values, resources: Resources, out_dir: Path) -> None:

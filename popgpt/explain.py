@@ -160,11 +160,14 @@ def expenses(config: Config, cost: Mapping[str, float]) -> list[str]:
 
 def budget(sweep: Sweep, cost: Mapping[str, float] | None) -> list[str]:
     """What the sweep comes to: trials, iterations at most, and with ASHA where a rung keeps 1 / reduction_factor."""
+    from popgpt.sweep.search import rests_on_others
     from popgpt.sweep.space import rungs, sample
 
     trials = len(sample(sweep))
     whole = trials * sweep.max_t
-    lines = [f"sweep of {trials} trials: {whole:,} iterations if none were stopped"]
+    by_tpe = sum(rests_on_others(sweep, number) for number in range(trials))
+    how = f", the last {by_tpe} of them proposed by TPE" if by_tpe else ""
+    lines = [f"sweep of {trials} trials{how}: {whole:,} iterations if none were stopped"]
     if sweep.asha:
         at = rungs(sweep.asha, sweep.max_t)[0]
         spent, left, before = 0, trials, 0

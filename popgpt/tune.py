@@ -97,8 +97,10 @@ def tune(sweep: Sweep, resume: bool, force: bool, retry_failed: bool) -> int:
 
 def begin(sweep: Sweep, out_dir: Path, resume: bool, force: bool, retry_failed: bool) -> Record:
     """The record of a new sweep, or of the one to go on with. Raises UserError where a sweep is in the way."""
-    from popgpt.sweep import record, space
+    from popgpt.sweep import record, search, space
 
+    if sweep.search == "optuna":
+        search.load()
     trials = record.Record(sweep, space.sample(sweep))
     if resume:
         failed = trials.take_up(record.read(out_dir), retry_failed)
@@ -139,6 +141,8 @@ def check_some_can_run(record: Record, dataset: Dataset) -> None:
 
     refusals = []
     for name in record.open_trials():
+        if record.trials[name]["status"] == "planned":
+            break
         try:
             config = record.sweep.config(record.trials[name]["config"])
             make_rows(config, dataset, "train", config.seed)
@@ -193,7 +197,7 @@ def placer(record: Record, resources: Resources) -> Callable[[int], Placement]:
     base, count = record.sweep.config(), len(record.trials)
     how = (record.sweep.resources, resources, base.workers, base.device)
     if record.gpu is None and shares_gpus(*how, count):
-        config = largest([record.sweep.config(trial["config"]) for trial in record.trials.values()])
+        config = largest([record.sweep.config(parameters) for parameters in record.drawn])
         record.gpu = trials.probe_gpu(cli.absolute(config))
     memory = GpuMemory(**record.gpu) if record.gpu else None
     if warning := too_tight(place(*how, count, memory), memory):
@@ -232,8 +236,13 @@ def run_all(
                 mirror.take(name, event, what)
                 progress(name, event)
 
-            configs = {name: trial_config(record, out_dir, name).model_dump() for name in names}
-            trials.run_trials(configs, placed(count), judge, out_dir, told)
+            def config_of(name: str) -> Row:
+                if record.propose(name):
+                    record.write(out_dir)
+                return trial_config(record, out_dir, name).model_dump()
+
+            ahead = not isinstance(judge, asha.PromotingScheduler) and not record.planned()
+            trials.run_trials(names, config_of, placed(count), judge, out_dir, told, ahead)
 
         run(record.open_trials(), scheduler, len(record.trials))
         if record.choose_finalists():

@@ -67,6 +67,9 @@ def test_a_sweeps_budget_is_told(config: Path, capsys: pytest.CaptureFixture[str
     text = explained(capsys, "space.yaml", "--no-probe", "max_iters=100")
     assert "sweep of 9 trials: 900 iterations if none were stopped" in text
     assert f"about {9 * 10 + 3 * 20 + 1 * 60 + 1 * 10} with ASHA's rungs at 10, 30, 90" in text
+    assert "the last 4 of them proposed by TPE: 900 it" in explained(
+        capsys, "space.yaml", "--no-probe", "max_iters=100", "search=optuna"
+    )
     assert "at most 600 more for 2 finalists, trained to the end and with 2 more seeds" in text
     for said in (
         r"learning_rate=\S+ +swept",

@@ -24,6 +24,8 @@ from popgpt.cluster import session
 from popgpt.config import UserError, load_config
 from popgpt.files import Folder
 from popgpt.sweep.record import Record
+from popgpt.sweep.search import propose
+from popgpt.sweep.space import load_sweep, sample
 from popgpt.training.folder import WRITER_LOCK, read_metrics, state_names
 from tests.conftest import TINY
 from tests.nodes import COORDINATOR, PATIENCE, WORKER, cluster, kill, nothing_is_held, opened, pids, wait_for
@@ -210,6 +212,53 @@ def test_a_sweep_killed_between_trials_and_finalists_goes_on(here: Path, monkeyp
     assert tune.main([*words, "--resume"]) == 0
     assert found(here)["best"] == after["best"]
     assert (here / "sweep" / "best" / "ckpt.pt").stat().st_mtime_ns == ready
+
+
+def test_tpe_proposes_each_trial_from_those_before_it(here: Path) -> None:
+    """One at a time, so what the record holds in the end is what each proposal rested on."""
+    words = ["space.yaml", "search=optuna", "resources.max_concurrent=1"]
+    words += ["points_to_evaluate=[{learning_rate: 2e-2, d_model: 8}]"]
+    assert tune.main([*words, "num_samples=7"]) == 0
+    seven = found(here)["trials"]
+    check_mlflow({trial["id"]: trial for trial in seven}, found(here)["best"]["id"])
+    assert tune.main([*words, "num_samples=8", "--resume"]) == 0
+    trials = found(here)["trials"]
+    assert trials[:7] == seven
+    sweep = load_sweep(*words[:1], [*words[1:], "num_samples=8"])
+    drawn = sample(sweep)
+    assert trials[0]["config"] == sweep.points[0]
+    for number, trial in enumerate(trials):
+        assert trial["status"] in ("completed", "stopped")
+        assert trial["config"] == propose(sweep, drawn, trials[:number])
+    assert [trial["config"] for trial in trials[:5]] == drawn[:5]
+    assert [trial["config"] for trial in trials[5:]] != drawn[5:]
+
+
+@pytest.mark.slow
+def test_a_sweep_by_tpe_that_was_interrupted_and_killed_proposes_as_one_that_was_not(here: Path) -> None:
+    words = [sys.executable, "-m", "popgpt.tune", "space.yaml", "search=optuna", "num_samples=9", "max_iters=240"]
+    words += ["eval_interval=40", "asha.grace_period=40", "resources.max_concurrent=1", "mlflow_log=false"]
+    resume: list[str] = []
+    for name, number in (("0005", signal.SIGINT), ("0007", signal.SIGKILL)):
+        process = subprocess.Popen([*words, *resume], cwd=here, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        wait_for(lambda name=name, process=process: name in logged(here) or process.poll() is not None, name)
+        process.send_signal(number)
+        _, errors = process.communicate()
+        assert process.returncode in (130, -number), errors.decode()
+        resume = ["--resume"]
+    statuses = {trial["id"]: trial["status"] for trial in found(here)["trials"]}
+    assert (statuses["0007"], statuses["0008"]) == ("running", "planned")
+    for arguments in (resume, ["out_dir=undisturbed"]):
+        subprocess.run([*words, *arguments], cwd=here, check=True, capture_output=True, timeout=PATIENCE)
+    never = json.loads((here / "undisturbed" / "sweep.json").read_text())
+    assert timeless(found(here)["trials"]) == timeless(never["trials"])
+
+
+def test_without_optuna_its_search_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match=r"^search='optuna' needs optuna: pip install 'popgpt\[optuna\]'$"):
+        tune.main(["space.yaml", "search=optuna"])
+    assert not (here / "sweep").exists()
 
 
 def test_retrying_takes_a_resume(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

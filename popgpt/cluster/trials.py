@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from ray.util.placement_group import PlacementGroup
 from popgpt.cluster.placement import Placement
 from popgpt.cluster.worker import gpu_memory_of, try_out
 from popgpt.config import Config, UserError, make_config
-from popgpt.sweep.asha import AshaScheduler, PromotingScheduler
+from popgpt.sweep.asha import AshaScheduler
 from popgpt.training.loop import memory_advice
 
 logger = logging.getLogger(__name__)
@@ -34,9 +34,9 @@ OUT_OF_MEMORY = "killed by Ray's memory monitor"
 class Witness(tune.Callback):  # type: ignore[misc]
     """Tells of each trial: (id, event, what), events being started, reported, paused, ended and failed."""
 
-    def __init__(self, tell: Told, configs: Mapping[str, dict[str, Any]], scheduler: AshaScheduler | None):
+    def __init__(self, tell: Told, config_of: Callable[[str], dict[str, Any]], scheduler: AshaScheduler | None):
         self._tell = tell
-        self._configs = configs
+        self._config_of = config_of
         self._scheduler = scheduler
         self._errors: dict[str, str] = {}
         self._one_died = False
@@ -65,7 +65,7 @@ class Witness(tune.Callback):  # type: ignore[misc]
         reason = self._errors.pop(name, None)
         if reason is None:
             self._one_died = True
-            reason = cause_of_death(Path(trial.error_file).read_text(), make_config(self._configs[name]))
+            reason = cause_of_death(Path(trial.error_file).read_text(), make_config(self._config_of(name)))
         self._tell(name, "failed", {"reason": reason})
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
@@ -86,24 +86,34 @@ tune_controller.RayActorManager = Processes
 
 
 class Jobs(Searcher):  # type: ignore[misc]
-    """Has Ray Tune run what the scheduler says is next.
+    """Has Ray Tune run what the scheduler says is next, each in its order where there is none.
 
     To Ray, a trial that is held at a rung has ended, and is another one, of the same `id`, when it goes on.
     """
 
-    def __init__(self, names: Iterable[str], scheduler: AshaScheduler, tell: Told):
+    def __init__(
+        self,
+        names: Sequence[str],
+        config_of: Callable[[str], dict[str, Any]],
+        scheduler: AshaScheduler | None,
+        tell: Told,
+    ):
         super().__init__()
         self._idle = list(names)
         self._running: dict[str, str] = {}  # by Ray's id
+        self._config_of = config_of
         self._scheduler = scheduler
         self._tell = tell
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        name = self._scheduler.next(self._idle, running=bool(self._running))
+        if self._scheduler:
+            name = self._scheduler.next(self._idle, running=bool(self._running))
+        else:
+            name = next(iter(self._idle), None)
         if name:
             self._idle.remove(name)
             self._running[trial_id] = name
-            return {"id": name}
+            return {"id": name, "values": self._config_of(name)}
         if self._running:
             return None
         for given_up in self._idle:
@@ -113,7 +123,7 @@ class Jobs(Searcher):  # type: ignore[misc]
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         name = self._running.pop(trial_id)
-        if self._scheduler.holds(name):
+        if self._scheduler and self._scheduler.holds(name):
             self._idle.append(name)
 
     def save(self, checkpoint_path: str) -> None:
@@ -124,35 +134,38 @@ class Jobs(Searcher):  # type: ignore[misc]
 
 
 def run_trials(
-    configs: Mapping[str, dict[str, Any]],
+    names: Sequence[str],
+    config_of: Callable[[str], dict[str, Any]],
     placement: Placement,
     scheduler: AshaScheduler | None,
     out_dir: Path,
     tell: Told,
+    ahead: bool,
 ) -> None:
-    """Run each config as a trial; its id is its key. Returns when all have ended, or after Ctrl-C or SIGTERM.
+    """Run the trials of these ids, in the order that the scheduler says. Returns when all have ended, or after Ctrl-C
+    or SIGTERM.
+
+    A trial's config is asked for when there is room for it. On a cluster that grows for what waits, all wait at once
+    where they can be known `ahead`, and else one at a time.
 
     A trial of one worker trains in the process that Ray Tune starts for it, and the next trial reuses the process. A
     trial of several is a small process that supervises a group of workers of its own; at most as many run as can
     have all their workers at once.
     """
-    if not configs:
+    if not names:
         return
     each = {"resources": placement.each, "memory": placement.memory}
-    settings = {name: {"values": values, **each} for name, values in configs.items()}
     bundle = SUPERVISOR if placement.workers > 1 else {name: part for name, part in placement.each.items() if part}
-    trainable = tune.with_resources(tune.with_parameters(_trial, settings=settings), PlacementGroupFactory([bundle]))
-    witness = Witness(tell, configs, scheduler)
-    jobs = Jobs(configs, scheduler, tell) if isinstance(scheduler, PromotingScheduler) else None
+    trainable = tune.with_resources(tune.with_parameters(_trial, **each), PlacementGroupFactory([bundle]))
+    witness = Witness(tell, config_of, scheduler)
     tuner = tune.Tuner(
         trainable,
-        param_space={} if jobs else {"id": tune.grid_search(list(configs))},
         tune_config=tune.TuneConfig(
             scheduler=scheduler,
-            search_alg=jobs,
-            num_samples=-1 if jobs else 1,  # as many as the jobs are
+            search_alg=Jobs(names, config_of, scheduler, tell),
+            num_samples=-1,  # as many as the jobs are
             reuse_actors=True,  # which waits for a stopped trial's workers to end and give their cores back
-            max_concurrent_trials=placement.at_once,
+            max_concurrent_trials=placement.at_once or (len(names) if ahead else None),
             trial_dirname_creator=lambda trial: str(trial.config["id"]),
         ),
         run_config=tune.RunConfig(name="ray", storage_path=str(out_dir), callbacks=[witness], verbose=0),
@@ -165,9 +178,9 @@ def run_trials(
         shutil.rmtree(out_dir / "ray", ignore_errors=True)
 
 
-def _trial(config: dict[str, Any], settings: Mapping[str, dict[str, Any]]) -> None:
+def _trial(config: dict[str, Any], resources: dict[str, float], memory: float | None) -> None:
     try:
-        try_out(**settings[config["id"]])
+        try_out(config["values"], resources, memory)
     except Exception as error:
         words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         tune.report({"error": words.splitlines()[0]})

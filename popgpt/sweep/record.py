@@ -10,26 +10,32 @@ from typing import Any
 
 from popgpt.config import PLACE, Config, UserError, merge, shortened
 from popgpt.files import read_json, write_json
-from popgpt.sweep import finals, ranking
-from popgpt.sweep.space import Sweep
+from popgpt.sweep import finals, ranking, search
+from popgpt.sweep.space import Sweep, SweepFile
 
 FILE = "sweep.json"
-KEPT = ("status", "reason", "metrics")  # of a trial, for a later process
-OPEN = ("waiting", "running", "paused", "interrupted")
+KEPT = ("config", "status", "reason", "metrics")  # of a trial, for a later process
+OPEN = ("planned", "waiting", "running", "paused", "interrupted")
 RESUME = "--resume goes on with the same sweep: set it back, or give another out_dir"
 
 
 class Record:
-    """The trials of a sweep by id, in order. A trial is as `ranking.Trial` says; `waiting` and `running` come before.
+    """The trials of a sweep by id, in order. A trial is as `ranking.Trial` says; `waiting` and `running` come before,
+    and before them `planned`: without parameters, which `propose` gives it when its turn comes.
 
     Once they have ended, the finalists are chosen. `repeats` are their runs with other seeds, trials too, but for `of`:
     whose configuration it is. A trial that ASHA stopped and that goes on as a finalist has `stopped_by`: ASHA's reason.
     """
 
-    def __init__(self, sweep: Sweep, parameters: Sequence[Mapping[str, Any]]):
+    def __init__(self, sweep: Sweep, drawn: Sequence[Mapping[str, Any]]):
+        """drawn: what random search tries, as `space.sample` has it."""
         self.sweep = sweep
         self.asha: dict[str, Any] | None = None  # the scheduler's state
-        self.trials = {f"{number:04d}": _new(f"{number:04d}", values) for number, values in enumerate(parameters)}
+        self.drawn = drawn
+        self.trials = {f"{number:04d}": _new(f"{number:04d}", values) for number, values in enumerate(drawn)}
+        for number, trial in enumerate(self.trials.values()):
+            if search.rests_on_others(sweep, number):
+                trial |= {"config": {}, "status": "planned"}
         self.repeats: dict[str, dict[str, Any]] = {}
         self.finalists: list[str] = []
         self.gpu: dict[str, int] | None = None  # what the largest trial takes of a GPU, where that was asked
@@ -57,6 +63,18 @@ class Record:
         """The finalist whose configuration a run has; None where it has none's."""
         of = str(self.runs[name].get("of", name))
         return of if of in self.finalists else None
+
+    def planned(self) -> bool:
+        """Whether there are trials that have no parameters yet."""
+        return any(trial["status"] == "planned" for trial in self.trials.values())
+
+    def propose(self, name: str) -> bool:
+        """Give a planned trial, the first of them, its parameters. Whether it was planned."""
+        if self.runs[name]["status"] != "planned":
+            return False
+        before = [trial for trial in self.trials.values() if trial["status"] != "planned"]
+        self.trials[name] |= {"config": search.propose(self.sweep, self.drawn, before), "status": "waiting"}
+        return True
 
     def seed(self, name: str) -> int:
         """The seed that a run is trained with."""
@@ -194,6 +212,7 @@ def definition(sweep: Sweep) -> dict[str, Any]:
     parts = {
         "metric": sweep.metric,
         "seed": sweep.seed,
+        "search": sweep.search,
         "finalists": sweep.finalists,
         "finalist_seeds": sweep.finalist_seeds,
         "space": {name: asdict(domain) for name, domain in sweep.space.items()},
@@ -237,11 +256,12 @@ def parts(definition: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _value(key: str, of: Mapping[str, Any]) -> Any:
-    """A key's value; where a config leaves it out, its default."""
+    """A key's value; its default where a config leaves it out, or a sweep was started before there was such a key."""
     if key == "space":
         return None  # its names come each by itself, and their order after them
     name = key.removeprefix("config.")
-    return of.get(key, Config.model_fields[name].default if name != key else None)
+    field = (Config if name != key else SweepFile).model_fields.get(name)
+    return of.get(key, field.default if field else None)
 
 
 def read(out_dir: Path) -> dict[str, Any]:

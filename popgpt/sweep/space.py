@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -90,6 +90,9 @@ class SweepFile(BaseModel):
     num_samples: PositiveInt = Field(default=8, description="draws, for each grid point where there is a grid")
     out_dir: str = Field(default="sweep", min_length=1, description="folder of the sweep")
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of the draws; the config's seed is the runs'")
+    search: Literal["random", "optuna"] = Field(
+        default="random", description="optuna: by TPE, from what the trials before it came to; takes popgpt[optuna]"
+    )
     space: dict[str, Any] = Field(description="parameter: {choice: [...]}, a range, {grid: [...]} or a fixed value")
     points_to_evaluate: list[dict[str, Any]] = Field(
         default=[], description="swept parameters of the first trials; they count among num_samples"
@@ -130,6 +133,7 @@ class Sweep:
     resources: Resources
     finalists: int
     finalist_seeds: int
+    search: str
 
     @property
     def mode(self) -> str:
@@ -175,11 +179,13 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     if config.always_save_checkpoint:
         raise UserError(f"{source}: always_save_checkpoint=True should be false: a sweep compares each trial's best")
     _check_references(space, source)
+    if file.search != "random":
+        _check_no_grid(space, file.search, source)
     max_t = _max_t(file.asha, space.get("max_iters"), config.max_iters, source)
     left = [{k: v for k, v in merge({}, p).items() if k not in _replaced(run)} for p in file.points_to_evaluate]
     points = [_read_point(point, space, base, source) for point in left]
     points = [point for i, point in enumerate(points) if point not in points[:i]]
-    names = ("metric", "num_samples", "out_dir", "seed", "asha", "resources", "finalists", "finalist_seeds")
+    names = ("metric", "num_samples", "out_dir", "seed", "asha", "resources", "finalists", "finalist_seeds", "search")
     own_keys = {name: getattr(file, name) for name in names}
     return Sweep(source=source, base=base, space=space, points=tuple(points), max_t=max_t, **own_keys)
 
@@ -341,6 +347,13 @@ def _check_references(space: Mapping[str, Domain], source: str) -> None:
         above.add(name)
 
 
+def _check_no_grid(space: Mapping[str, Domain], search: str, source: str) -> None:
+    for name, domain in space.items():
+        if domain.kind == "grid":
+            wanted = f"{{choice: {list(domain.values)!r}}} under search={search!r}"
+            raise UserError(f"{source}: space.{name}: a grid leaves nothing to search for; give {wanted}")
+
+
 def _read_point(
     point: Mapping[str, Any], space: Mapping[str, Domain], base: Mapping[str, Any], source: str
 ) -> dict[str, Any]:
@@ -453,28 +466,34 @@ def _draw_valid(
 
 def _draw_all(sweep: Sweep, cell: Mapping[str, Any], stream: str) -> dict[str, Any]:
     """One value of each parameter. Each has its own stream, so pinning one leaves the others' draws as they were."""
-    drawn: dict[str, Any] = {}
+    return compose(
+        sweep,
+        lambda name, domain: cell[name] if name in cell else _draw(domain, random.Random(f"{stream}/{name}")),
+    )
+
+
+def compose(sweep: Sweep, pick: Callable[[str, Domain], Any]) -> dict[str, Any]:
+    """A value of each parameter whose `when` holds, in the space's order. `pick` gives it by the parameter's name and
+    domain, which of divisors is a choice of those that the values picked before leave. Raises UserError where none is.
+    """
+    picked: dict[str, Any] = {}
     for name, domain in sweep.space.items():
-        if domain.when and _value(sweep, drawn, domain.when[0]) not in domain.when[1]:
+        if domain.when and value_of(sweep, picked, domain.when[0]) not in domain.when[1]:
             continue
-        if name in cell:
-            drawn[name] = cell[name]
-        elif domain.kind == "divisors_of":
-            divisors = _divisors(_value(sweep, drawn, domain.values[0]), domain)
-            drawn[name] = random.Random(f"{stream}/{name}").choice(divisors)
-        else:
-            drawn[name] = _draw(domain, random.Random(f"{stream}/{name}"))
-    return drawn
+        if domain.kind == "divisors_of":
+            domain = Domain("choice", _divisors(value_of(sweep, picked, domain.values[0]), domain))
+        picked[name] = pick(name, domain)
+    return picked
 
 
-def _value(sweep: Sweep, drawn: Mapping[str, Any], name: str) -> Any:
+def value_of(sweep: Sweep, drawn: Mapping[str, Any], name: str) -> Any:
     """A parameter's value in a trial that is partly drawn: the base's, or its default, where it isn't swept."""
     return drawn.get(name, sweep.base.get(name, Config.model_fields[name].default))
 
 
-def _divisors(whole: int, domain: Domain) -> list[int]:
+def _divisors(whole: int, domain: Domain) -> tuple[int, ...]:
     of, low, high = domain.values
-    divisors = [d for d in range(low, min(high, whole) + 1) if whole % d == 0]
+    divisors = tuple(d for d in range(max(1, low), min(high, whole) + 1) if whole % d == 0)
     if not divisors:
         raise UserError(f"{of}={whole} has no divisor between {low} and {high}")
     return divisors
@@ -494,7 +513,11 @@ def _draw(domain: Domain, rng: random.Random) -> Any:
     if domain.kind == "randint":
         return rng.randint(low, high)
     if domain.kind == "loguniform":
-        value = math.exp(rng.uniform(math.log(low), math.log(high)))
-    else:
-        value = rng.uniform(low, high)
+        return rounded(math.exp(rng.uniform(math.log(low), math.log(high))), domain)
+    return rounded(rng.uniform(low, high), domain)
+
+
+def rounded(value: float, domain: Domain) -> float:
+    """To six significant digits, within the domain's bounds."""
+    low, high = domain.values
     return min(max(float(f"{value:.6g}"), low), high)

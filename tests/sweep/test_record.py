@@ -208,6 +208,7 @@ def test_states_are_kept_where_something_may_go_on_from_them(load: Any) -> None:
     [
         (["seed=1"], "seed=1 was 0 when"),
         (["metric=val_loss"], "metric='val_loss' was 'exact_match' when"),
+        (["search=optuna"], "search='optuna' was 'random' when"),
         (["finalists=3"], "finalists=3 was 2 when"),
         (["finalist_seeds=2"], "finalist_seeds=2 was 1 when"),
         (["n_layer={choice: [1, 2, 3]}"], "space.n_layer={'kind': 'choice', 'values': [1, 2, 3], 'when': None} was"),
@@ -235,6 +236,14 @@ def test_the_base_config_counts_by_what_it_says(load: Any, tmp_path: Path) -> No
         new(load(base=base)).take_up(before)
     with pytest.raises(UserError, match=r"^config\.dropout=0\.0 was 0\.1 when this sweep was started; --resume goes"):
         new(load(base={**BASE, "dropout": 0.0})).take_up(before)
+
+
+def test_a_sweep_from_before_there_was_a_choice_of_search_goes_on(load: Any, tmp_path: Path) -> None:
+    before = written(new(load()), tmp_path)
+    del before["sweep"]["search"]
+    new(load()).take_up(before)
+    with pytest.raises(UserError, match=r"^search='optuna' was 'random' when"):
+        new(load("search=optuna")).take_up(before)
 
 
 def test_the_order_of_the_space_counts(load: Any, tmp_path: Path) -> None:

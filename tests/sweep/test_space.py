@@ -201,6 +201,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"points_to_evaluate": [{"d_mod": 8}]}, "points_to_evaluate: d_mod=8 is not in the space; did you mean d_model?"),
     ({"points_to_evaluate": [{"dropout": 2}]}, "points_to_evaluate: dropout=2 should be less than 1"),
     ({"metric": "accuracy"}, "metric='accuracy' should be 'exact_match', 'token_accuracy' or 'val_loss'"),
+    ({"search": "optna"}, "search='optna' should be 'random' or 'optuna'"),
+    ({"serch": "optuna"}, "unknown parameter serch='optuna'; did you mean search?"),
+    (
+        {"search": "optuna", "space": {"n_layer": {"grid": [1, 2]}}},
+        "space.n_layer: a grid leaves nothing to search for; give {choice: [1, 2]} under search='optuna'",
+    ),
     ({"num_sample": 4}, "unknown parameter num_sample=4; did you mean num_samples?"),
     ({"num_samples": 0}, "num_samples=0 should be greater than 0"),
     ({"asha": {"grace": 3}}, "unknown parameter asha.grace=3"),
@@ -264,7 +270,9 @@ def test_what_is_drawn_makes_a_config(widths: list[int], seed: int) -> None:
 
 
 def _sweep(space: dict[str, Domain], seed: int) -> Sweep:
-    return Sweep("s", {"min_lr": 0.0}, space, (), "exact_match", 3, "o", seed, Asha(), 1000, Resources(), 0, 2)
+    return Sweep(
+        "s", {"min_lr": 0.0}, space, (), "exact_match", 3, "o", seed, Asha(), 1000, Resources(), 0, 2, "random"
+    )
 
 
 def test_rungs_lie_below_max_t() -> None:

@@ -84,7 +84,7 @@ def all_trials(content: Content) -> list[Trial]:
 
 def statuses(content: Content) -> str:
     """How many trials there are of each status, in words."""
-    order = ("completed", "stopped", "failed", "interrupted", "running", "paused", "waiting")
+    order = ("completed", "stopped", "failed", "interrupted", "running", "paused", "waiting", "planned")
     counts = {status: sum(trial["status"] == status for trial in content["trials"]) for status in order}
     return ", ".join(f"{count} {status}" for status, count in counts.items() if count)
 

@@ -1,0 +1,141 @@
+"""Which parameters come next, by optuna's TPE (Watanabe 2023, arXiv:2304.11127): a function of the trials before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from popgpt.config import UserError
+from popgpt.data.shuffle import derive_key
+from popgpt.metrics import score
+from popgpt.sweep import ranking
+from popgpt.sweep.finals import ENDED
+from popgpt.sweep.ranking import Trial
+from popgpt.sweep.space import Domain, Sweep, compose, rounded, value_of
+
+STARTUP = 5  # trials that must have ended before TPE has anything to go by
+ATTEMPTS = 100
+
+
+def load() -> Any:
+    """optuna, which says no more than its errors. Raises UserError where it is not installed."""
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("search='optuna' needs optuna: pip install 'popgpt[optuna]'") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def rests_on_others(sweep: Sweep, number: int) -> bool:
+    """Whether a trial waits for others' scores: not so the points to evaluate, the first draws, and random search."""
+    return sweep.search == "optuna" and number >= max(STARTUP, len(sweep.points))
+
+
+def propose(sweep: Sweep, drawn: Sequence[Mapping[str, Any]], before: Sequence[Trial]) -> dict[str, Any]:
+    """The parameters of the trial after those `before`, and none of theirs.
+
+    A function of the arguments alone, so a sweep that goes on needs no more than its record. The first trials are those
+    of random search, as is one for which TPE finds nothing new that the config accepts.
+
+    Args:
+        drawn: what random search draws, `space.sample(sweep)`, of which there is more than `before`.
+        before: all trials that have parameters, in their order.
+    """
+    known = [trial["config"] for trial in before]
+    fresh = next(values for values in drawn if values not in known)
+    if not rests_on_others(sweep, len(before)) or sum(map(_ended, before)) < STARTUP:
+        return dict(fresh)
+    study, distributions = _study(sweep, before)
+    for _ in range(ATTEMPTS):
+        asked = study.ask(distributions)  # it stays open: TPE shuns what runs, and so what is refused
+        try:
+            values = _composed(sweep, asked.params)
+            if values not in known:
+                sweep.config(values)
+                return values
+        except UserError:
+            continue
+    return dict(fresh)
+
+
+def _ended(trial: Trial) -> bool:
+    """Whether ASHA and the budget are done with it, or hold it at a rung: not so a finalist's going on."""
+    return trial["status"] in (*ENDED, "paused") or "stopped_by" in trial
+
+
+def _study(sweep: Sweep, before: Sequence[Trial]) -> tuple[Any, dict[str, Any]]:
+    """The trials as optuna has them, and the parameters' distributions.
+
+    Scores are places in their order, so that token accuracy breaks ties. Optuna ranks trials that were stopped behind
+    all that were not: by how far they got, then by score. One that failed, or has no score, it ranks last.
+    """
+    optuna = load()
+    distributions = {name: _distribution(optuna.distributions, sweep, name) for name in sweep.space}
+    sampler = optuna.samplers.TPESampler(seed=derive_key("search", sweep.seed, len(before)) % 2**32, n_startup_trials=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    rows = [ranking.best_row(trial, sweep.metric) for trial in before]
+    scores = [score(row, sweep.metric) for row in rows]
+    places = {each: place for place, each in enumerate(sorted(set(scores)))}
+    states = optuna.trial.TrialState
+    for trial, row, found in zip(before, rows, scores, strict=True):
+        told: dict[str, Any] = {"state": states.PRUNED if _ended(trial) else states.RUNNING}
+        if row and trial["status"] == "completed":
+            told = {"state": states.COMPLETE, "value": places[found]}
+        elif row and trial["status"] != "failed":
+            told["intermediate_values"] = {_reached(trial, sweep.metric): places[found]}
+        params = {name: value for name, value in trial["config"].items() if _holds(distributions[name], value)}
+        own = {name: distributions[name] for name in params}
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=own, **told))
+    return study, distributions
+
+
+def _reached(trial: Trial, metric: str) -> int:
+    """The iteration of the last evaluation."""
+    return max(int(row["iteration"]) for row in trial["metrics"] if metric in row)
+
+
+def _holds(distribution: Any, value: Any) -> bool:
+    """Whether a value could have been asked for; a point to evaluate may have any other."""
+    if hasattr(distribution, "choices"):
+        return value in distribution.choices
+    return isinstance(value, int | float) and distribution.low <= value <= distribution.high
+
+
+def _distribution(distributions: Any, sweep: Sweep, name: str) -> Any:
+    """A parameter's, the same in every trial: for divisors the range they may lie in, of which the nearest is taken."""
+    domain = sweep.space[name]
+    if domain.kind == "choice":
+        return distributions.CategoricalDistribution(domain.values)
+    if domain.kind == "divisors_of":
+        low = max(1, domain.values[1])
+        return distributions.IntDistribution(low, max(low, _largest(sweep, name)), log=True)
+    if domain.kind == "randint":
+        return distributions.IntDistribution(*domain.values)
+    return distributions.FloatDistribution(*domain.values, log=domain.kind == "loguniform")
+
+
+def _largest(sweep: Sweep, name: str) -> int:
+    """The largest value of a whole number in any trial."""
+    domain = sweep.space.get(name)
+    values: list[int] = []
+    if domain and domain.kind == "divisors_of":
+        values = [min(domain.values[2], _largest(sweep, domain.values[0]))]
+    elif domain:
+        values = list(domain.values)
+    return max([*values, *([] if domain and not domain.when else [value_of(sweep, {}, name)])])
+
+
+def _composed(sweep: Sweep, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The trial that is meant by what optuna asks for. Raises UserError where a whole number has no such divisor."""
+
+    def pick(name: str, domain: Domain) -> Any:
+        value = asked[name]
+        if domain.kind in ("uniform", "loguniform"):
+            return rounded(value, domain)
+        if sweep.space[name].kind == "divisors_of":
+            return min(domain.values, key=lambda divisor: abs(math.log(divisor / value)))
+        return value
+
+    return compose(sweep, pick)
