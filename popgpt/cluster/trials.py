@@ -76,10 +76,10 @@ class Witness(tune.Callback):  # type: ignore[misc]
 class Processes(RayActorManager):  # type: ignore[misc]
     """Ray Tune's, but a process that Ray's memory monitor killed has died like any other: Ray Tune ends the sweep."""
 
-    def _actor_task_failed(self, task: Any, exception: Exception) -> None:
+    def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
         if isinstance(exception, ray.exceptions.OutOfMemoryError):
             exception = ray.exceptions.RayActorError(error_msg=OUT_OF_MEMORY)
-        super()._actor_task_failed(task, exception)
+        super()._actor_task_failed(tracked_actor_task, exception)
 
 
 tune_controller.RayActorManager = Processes
