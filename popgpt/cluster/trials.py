@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 Told = Callable[[str, str, dict[str, Any]], None]
 SUPERVISOR = {"memory": 1.0}  # a byte: no core, so that its workers can have them all
 OUT_OF_MEMORY = "killed by Ray's memory monitor"
+DIED = re.compile(r"[Tt]he actor (died|is dead|\w+ is unavailable)")
 
 
 class Witness(tune.Callback):  # type: ignore[misc]
@@ -202,13 +204,16 @@ def probe_gpu(config: Config) -> dict[str, int] | None:
 
 
 def cause_of_death(account: str, config: Config) -> str:
-    """Why a trial's process died, of which Ray Tune has this account: one line with what to lower.
+    """Why a trial failed that could not say so itself, in one line. `account`: Ray Tune's.
 
     Ray knows what its own memory monitor killed. Of what the kernel killed, for want of memory most often, it knows
     only that it is gone.
     """
-    sure = OUT_OF_MEMORY in account
-    return f"the trial's process {'was killed:' if sure else 'died, maybe'} {memory_advice(config)}"
+    if OUT_OF_MEMORY in account:
+        return f"the trial's process was killed: {memory_advice(config)}"
+    if DIED.search(account):
+        return f"the trial's process died, maybe {memory_advice(config)}"
+    return account.strip().splitlines()[-1]
 
 
 def free_abandoned_places() -> None:

@@ -18,6 +18,7 @@ GONE = (
     "unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the process was "
     "killed by the OOM killer due to high memory usage"
 )
+RAISED = "Failure # 1 (occurred at 2026-11-23_12-28-08)\nTraceback (most recent call last):\n  File x\nKeyError: 'id'\n"
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,8 @@ GONE = (
     [
         (KILLED_BY_RAY, f"the trial's process was killed: {MEMORY}"),
         (GONE, f"the trial's process died, maybe {MEMORY}"),
+        (RAISED, "KeyError: 'id'"),
     ],
 )
-def test_a_death_is_told_with_what_to_lower(account: str, said: str) -> None:
+def test_a_failure_is_told_with_what_to_lower_where_that_may_help(account: str, said: str) -> None:
     assert cause_of_death(account, tiny_config()) == said
