@@ -8,7 +8,7 @@ import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
@@ -442,7 +442,8 @@ def _scalar(text: str, annotation: Any, word: str) -> Any:
     kinds = {annotation, *get_args(annotation)}
     if type(None) in kinds and text in ("null", "none", "None", ""):
         return None
-    if any(kind is str or isinstance(kind, str) or str in get_args(kind) for kind in kinds):
+    kinds |= {get_args(kind)[0] for kind in kinds if get_origin(kind) is Annotated}
+    if any(kind is str or isinstance(kind, str) for kind in kinds):
         return text
     try:
         return yaml.load(text, _Loader)
