@@ -18,7 +18,6 @@ from pathlib import Path
 from statistics import mean, median, quantiles
 from typing import Any
 
-from benchmarks.workers import machine
 from popgpt import tune
 from popgpt.progress import describe_exact_match
 from popgpt.sweep.asha import AshaScheduler, scheduler
@@ -137,6 +136,8 @@ def middle(values: Sequence[float], digits: int) -> str:
 
 
 def main(words: list[str]) -> None:
+    from benchmarks.workers import machine  # here, as it sets OMP_NUM_THREADS for whoever imports it
+
     samples = int(words.pop(0)) if words and words[0].isdigit() else SAMPLES
     folder = next((word.removeprefix("out_dir=") for word in words if word.startswith("out_dir=")), "sweeps/asha")
     given = [f"num_samples={samples}", "finalists=0", "mlflow_log=false"]
