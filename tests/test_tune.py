@@ -377,7 +377,7 @@ def trainer(here: Path, trial: str, title: str = "ray::ImplicitFunc") -> int:
         ("learning_rte={choice: [1]}", "did you mean learning_rate?"),
         ("d_model={choice: [7]}", "does not divide d_model=7"),
         ("device=cuda and resources.gpus_per_trial=0", "device='cuda' needs resources.gpus_per_trial above 0"),
-        ("device=cuda and workers=64", "workers=64 with device=cuda need 64 GPUs; there are"),
+        ("device=cuda and workers=64 and batch_size=64", "workers=64 with device=cuda need 64 GPUs; there are"),
         ("best_by=val_loss", "best_by='val_loss' should be the sweep's metric='exact_match'"),
         ("block_size=4", "block_size=4 holds no line of train"),
         ("always_save_checkpoint=true", "a sweep compares each trial's best"),
