@@ -108,15 +108,30 @@ def begin(sweep: Sweep, out_dir: Path, resume: bool, force: bool, retry_failed: 
             count = f"{failed} trial{'s' if failed > 1 else ''} that failed"
             words = f"running {count} again" if retry_failed else f"leaving {count} alone; see --retry-failed"
             logger.info("%s", words)
-        for name, run in trials.runs.items():
-            if run["status"] in record.OPEN and run["status"] != "paused":  # that told all up to where it is held
-                recall(trials, out_dir, name)
+        catch_up(trials, out_dir)
     elif (out_dir / record.FILE).exists() and not force:
         raise UserError(
             f"out_dir={sweep.out_dir} holds a sweep already: go on with it by --resume, give another out_dir, "
             f"or start anew by --force, which moves it to {sweep.out_dir}.old-N"
         )
     return trials
+
+
+def catch_up(record: Record, out_dir: Path) -> None:
+    """Take from the folders of open trials what an earlier process was not told of, or did not live to write down.
+
+    A trial's process outlives a killed driver by a moment, in which it may come to its next evaluation. Raises
+    UserError where one is still at work.
+    """
+    from popgpt.files import Folder
+    from popgpt.sweep.record import OPEN, trial_folder
+    from popgpt.training.folder import claimed
+
+    for name, run in record.runs.items():
+        folder = trial_folder(out_dir, name)
+        if run["status"] in OPEN and run["status"] != "paused" and folder.exists():  # a paused one has told all
+            with claimed(Folder(folder)):
+                recall(record, out_dir, name)
 
 
 def recall(record: Record, out_dir: Path, name: str, before: float = float("inf")) -> list[Row]:

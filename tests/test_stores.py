@@ -173,7 +173,7 @@ def test_two_workers_whose_server_goes_away_go_on_when_it_is_back(
 ) -> None:
     way = s3.Way(s3_server)
     monkeypatch.setenv("AWS_ENDPOINT_URL", way.environment["AWS_ENDPOINT_URL"])
-    shape = {"max_iters": 600, "eval_interval": 50, "log_interval": 50, "seed": 3}
+    shape = {"max_iters": 3000, "eval_interval": 250, "log_interval": 250, "seed": 3}
     config = tiny(**shape, out_dir=store, workers=2)
     (here / "tiny.yaml").write_text(yaml.safe_dump({**config.model_dump()}))
     words = [sys.executable, "-m", "popgpt.train", "tiny.yaml"]
