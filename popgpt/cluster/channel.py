@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-ASK_SECONDS = 0.2
+ASK_SECONDS = 0.5
 
 
 @ray.remote(num_cpus=0)

@@ -26,7 +26,7 @@ from popgpt.files import Folder
 from popgpt.training import folder
 from popgpt.training.loop import Row, memory_advice
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.5
 GIVE_UP_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
