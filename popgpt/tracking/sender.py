@@ -23,11 +23,11 @@ from popgpt.tracking.mlflow import METRICS_A_CALL
 if TYPE_CHECKING:
     from popgpt.tracking.run import Run
 
-GATHER_SECONDS = 1.0
+GATHER_SECONDS = 5.0
 RETRY_SECONDS = (2.0, 60.0)
 PATIENCE_SECONDS = 5.0
 ARTIFACT_TRIES = 5
-NICENESS = 10  # training comes first
+NICENESS = 19  # training comes first
 LABELS = {"mlflow": "MLflow", "wandb": "W&B"}
 
 
@@ -179,11 +179,11 @@ class Sender:
         while not self._closed:
             with self._changed:
                 self._changed.wait_for(lambda: self._queue or self._closed)
-                self._changed.wait_for(lambda: self._hurry or self._closed, retry_pause(self._failures))
+                self._hurry = False
             while self._queue and self._attempt():
                 pass
             with self._changed:
-                self._hurry = False
+                self._changed.wait_for(lambda: self._hurry or self._closed, pause(self._failures))
 
     def _attempt(self) -> bool:
         """Send the head of the queue. False where the service does not answer."""
@@ -248,8 +248,8 @@ class Sender:
         logging.getLogger("popgpt").warning("%s %s; the run goes on, and %s", LABELS[self.service], what, remedy)
 
 
-def retry_pause(failures: int) -> float:
-    """Seconds before the next attempt: time to gather a batch, or after failures twice as long each time."""
+def pause(failures: int) -> float:
+    """Seconds between two attempts: time to gather a batch, or after failures twice as long each time."""
     return min(RETRY_SECONDS[0] * 2 ** (failures - 1), RETRY_SECONDS[1]) if failures else GATHER_SECONDS
 
 
