@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from popgpt.config import Config, make_config, merge
 from popgpt.tracking.identity import Identity
@@ -33,6 +34,8 @@ TINY: dict[str, Any] = {
 }
 
 
+settings.register_profile("popgpt", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines stall
+settings.load_profile("popgpt")
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny matrices: more threads only wait for each other; children inherit it
 
 

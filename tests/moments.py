@@ -38,7 +38,7 @@ class Moment:
         if self.phase == "starting":
             time.sleep(chosen.uniform(0, start_seconds))
             return
-        row = chosen.randrange(config.max_iters * 2 // 3)
+        row = chosen.randrange(config.max_iters // 2)
         if self.phase == "evaluating":  # what follows the row before that of an evaluation
             row = max(1, row // config.eval_interval) * config.eval_interval - 1
         wait_for(lambda: rows(config) >= row, f"iteration {row}")

@@ -55,7 +55,7 @@ class Server:
     def check_keys(self, check: bool) -> None:
         """Refuse every request from now on, as no account is known; or none any more."""
         url, many = f"http://127.0.0.1:{self.port}/moto-api/reset-auth", b"0" if check else b"inf"
-        urllib.request.urlopen(urllib.request.Request(url, many, {"Content-Type": "text/plain"}), timeout=10).close()
+        urllib.request.urlopen(urllib.request.Request(url, many, {"Content-Type": "text/plain"}), timeout=60).close()
 
     def pause(self) -> None:
         """Listen, and say nothing more."""
@@ -78,7 +78,7 @@ def serve(log: Path) -> Server:
     with open(log, "wb") as file:
         words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
         process = subprocess.Popen(words, stdout=file, stderr=file)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
@@ -95,6 +95,7 @@ class Way:
     def __init__(self, server: Server):
         self._to = server.port
         self._open: list[socket.socket] = []
+        self._away = False
         self._listen(0)
         self.port: int = self._listener.server_address[1]
 
@@ -105,13 +106,19 @@ class Way:
 
     def cut(self) -> None:
         """Refuse connections, and end those that there are."""
+        self._away = True
         self._listener.shutdown()
         self._listener.server_close()
+        self._held = socket.socket()  # nobody else is to get the port
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._held.bind(("127.0.0.1", self.port))
         for end in self._open:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
     def mend(self) -> None:
+        self._away = False
+        self._held.close()
         self._listen(self.port)
 
     def _listen(self, port: int) -> None:
@@ -121,6 +128,8 @@ class Way:
             def handle(self) -> None:
                 with socket.create_connection(("127.0.0.1", way._to)) as server:
                     way._open += [self.request, server]
+                    if way._away:
+                        return
                     back = threading.Thread(target=pump, args=(server, self.request), daemon=True)
                     back.start()
                     pump(self.request, server)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,19 +20,20 @@ import ray
 import yaml
 
 from popgpt.cluster import session
+from popgpt.cluster.group import POLL_SECONDS
 from popgpt.config import Config
 from popgpt.files import Folder
 from popgpt.training import folder
 from tests.conftest import tiny_config
 from tests.moments import MOMENTS, RUN, Moment, finished, phase, rows
-from tests.nodes import PATIENCE, cluster, pids, wait_for, worker_pids
+from tests.nodes import PATIENCE, cluster, kill, pids, wait_for, worker_pids
 from tests.runs import left
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
 )
 Make = Callable[..., Config]
-LONG = {"max_iters": 400, "eval_interval": 20, "log_interval": 4, "dropout": 0.1}
+LONG = {"max_iters": 1600, "eval_interval": 20, "log_interval": 4, "dropout": 0.1}
 ENDLESS = {**RUN, "max_iters": 1_000_000, "eval_interval": 1_000_000}
 MEMORY_BYTES = 5_000_000_000
 
@@ -145,7 +147,10 @@ def test_a_group_that_is_interrupted_saves_its_state(
     config = tiny(**RUN)
     with Command(config, own_ray=own_ray) as driver:
         wait_for(lambda: rows(config) > 3, "the first rows")
-        driver.interrupt(number)
+        with held(worker_pids()):  # it is not to end before it has heard of it
+            driver.interrupt(number)
+            assert said(driver, "stopping after this iteration")
+            time.sleep(4 * POLL_SECONDS)
         code, output, errors = driver.end()
     assert code == 130, errors
     stopped = folder.read_result(Folder(config.out_dir))
@@ -164,7 +169,7 @@ def test_a_second_signal_ends_a_group_that_does_not_heed_the_first(tiny: Make, n
     with Command(config) as driver:
         wait_for(lambda: rows(config) > 3, "the first rows")
         for pid in worker_pids():
-            os.kill(pid, signal.SIGSTOP)
+            kill(pid, signal.SIGSTOP)
         driver.interrupt(number)
         assert said(driver, "stopping after this iteration")
         driver.interrupt(number)
@@ -172,6 +177,18 @@ def test_a_second_signal_ends_a_group_that_does_not_heed_the_first(tiny: Make, n
     assert code == 130, errors
     assert "Traceback" not in errors
     wait_for(lambda: not worker_pids(), "the workers to end", every=0.1)
+
+
+@contextmanager
+def held(pids: list[int]) -> Iterator[None]:
+    """While processes stand still."""
+    for pid in pids:
+        kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            kill(pid, signal.SIGCONT)
 
 
 def said(running: Command, text: str) -> bool:
@@ -211,9 +228,10 @@ def busy() -> Iterator[None]:
 def fill(disk: Path) -> Path:
     """Fill a disk to its last byte, with a file whose removal makes room again."""
     ballast = disk / "ballast"
-    with suppress(OSError), open(ballast, "wb", buffering=0) as file:
-        while True:
-            file.write(b"\0" * 512)
+    for size in (2**16, 512):
+        with suppress(OSError), open(ballast, "ab", buffering=0) as file:
+            while True:
+                file.write(b"\0" * size)
     return ballast
 
 
@@ -279,11 +297,11 @@ def test_too_little_memory_is_told_with_what_to_lower(tiny: Make, over: dict[str
 
 def test_a_loss_that_is_not_finite_names_the_state_before_it(tiny: Make, whole: Config) -> None:
     """A run goes on with a learning rate that its weights do not survive."""
-    config = tiny(**{**LONG, "max_iters": 500}, init_from="resume", learning_rate=1e30, min_lr=1e30, grad_clip=0.0)
+    config = tiny(**{**LONG, "max_iters": 1700}, init_from="resume", learning_rate=1e30, min_lr=1e30, grad_clip=0.0)
     shutil.copytree(whole.out_dir, config.out_dir)
     line = error_of(command(config, "--local"))
     assert re.search(r"is not finite at iteration \d+ \(learning_rate=1e\+30\); lower learning_rate", line), line
-    assert line.endswith(f"the last good state is {config.out_dir}/state-400.pt")
+    assert line.endswith(f"the last good state is {config.out_dir}/state-1600.pt")
 
 
 def test_more_workers_than_a_cluster_has_are_refused_at_once(tiny: Make, nodes: Any) -> None:

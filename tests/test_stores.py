@@ -179,7 +179,7 @@ def test_two_workers_whose_server_goes_away_go_on_when_it_is_back(
     words = [sys.executable, "-m", "popgpt.train", "tiny.yaml"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not folder.state_names(Folder(store)) and time.monotonic() < deadline:
+    while folder.RESULT not in Folder(store).names() and time.monotonic() < deadline:
         time.sleep(0.1)
     way.cut()
     _, errors = process.communicate(timeout=200)

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 ASK_SECONDS = 0.5
+ANSWER_SECONDS = 0.05
 
 
 @ray.remote(num_cpus=0)
@@ -45,15 +46,18 @@ class StopFlag:
 
     def __init__(self, channel: Any):
         self._channel = channel
-        self._answer = channel.stopped.remote()
+        self._answer: Any = None
         self._stopped = False
         self._next = 0.0
 
     def __call__(self) -> bool:
-        if self._stopped or time.monotonic() < self._next:
+        now = time.monotonic()
+        if self._stopped or now < self._next:
             return self._stopped
-        self._next = time.monotonic() + ASK_SECONDS
-        if ray.wait([self._answer], timeout=0)[0]:
-            self._stopped = ray.get(self._answer)
-            self._answer = self._channel.stopped.remote()
+        if self._answer is None:
+            self._answer, self._next = self._channel.stopped.remote(), now + ANSWER_SECONDS
+        elif ray.wait([self._answer], timeout=0)[0]:
+            self._stopped, self._answer, self._next = ray.get(self._answer), None, now + ASK_SECONDS
+        else:
+            self._next = now + ANSWER_SECONDS
         return self._stopped

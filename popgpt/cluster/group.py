@@ -27,6 +27,7 @@ from popgpt.training import folder
 from popgpt.training.loop import Row, memory_advice
 
 POLL_SECONDS = 0.5
+SPARE_SECONDS = 10  # what the driver sees of a worker that hangs says more than the others' exchange that fails
 GIVE_UP_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ class Listener:
     def watch(self, silence: float) -> None:
         """Kill the workers where nothing was heard of them for too long: Ray then starts them again."""
         if self._workers and silence > self._config.worker_timeout and self._result is None:
-            logger.warning("no iteration for %.0f seconds: a worker hangs", silence)
+            logger.warning("no iteration for %.0f seconds: a worker hangs", self._config.worker_timeout)
             for worker in self._workers:
                 ray.kill(worker)
             self._workers.clear()
@@ -212,7 +213,7 @@ def _make_trainer(
     return Trainer(
         work,
         train_loop_config=settings,
-        torch_config=TorchConfig(timeout_s=int(config.worker_timeout) + 1),
+        torch_config=TorchConfig(timeout_s=int(config.worker_timeout) + SPARE_SECONDS),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources),
         run_config=RunConfig(
             name=uuid.uuid4().hex,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
@@ -127,6 +128,7 @@ class Sender:
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=f"popgpt-{service}", daemon=True)
         self._thread.start()
+        atexit.register(self._leave)
 
     def put(self, run: Run, operation: Operation) -> None:
         with self._changed:
@@ -166,28 +168,40 @@ class Sender:
             return [*run.refused.get(self.service, []), *(o for owner, o in self._queue if owner is run)]
 
     def close(self) -> None:
-        """Send no more, and warn no more. For those who go on; a process that ends needs none of it."""
+        """Stop, and leave nothing behind. For those who go on; a process that ends needs none of it."""
+        while self._thread.is_alive():  # it may be starting the helper
+            self._stop()
+            self._thread.join(0.1)
+        self._helper.close()
+        atexit.unregister(self._leave)
+
+    def _stop(self) -> None:
         with self._changed:
             self._closed = self._warned = True
             self._queue.clear()
             self._changed.notify_all()
         self._helper.stop()
-        self._thread.join()
-        self._helper.close()
+
+    def _leave(self) -> None:
+        """At the process's end: what it has not sent is another's to send, and not its helper's any more."""
+        if self._queue:
+            self._stop()
 
     def _work(self) -> None:
         while not self._closed:
             with self._changed:
                 self._changed.wait_for(lambda: self._queue or self._closed)
-                self._hurry = False
-            while self._queue and self._attempt():
+            while self._attempt():
                 pass
             with self._changed:
                 self._changed.wait_for(lambda: self._hurry or self._closed, pause(self._failures))
 
     def _attempt(self) -> bool:
-        """Send the head of the queue. False where the service does not answer."""
+        """Send the head of the queue. Whether to go on at once: not where there is none, nor where nobody answers."""
         with self._changed:
+            if not self._queue:
+                return False
+            self._hurry = False
             items = head(self._queue)
         run, first = items[0]
         try:
@@ -222,9 +236,10 @@ class Sender:
         with self._changed:
             if first.kind == "artifact" and (run, first) in self._queue:
                 self._queue.rotate(-1)
-            self._failures += 1
-            self._changed.notify_all()
-        return False
+            if not self._hurry:  # or else it is one after this that was asked for
+                self._failures += 1
+                self._changed.notify_all()
+            return self._hurry
 
     def _remove(self, items: list[Item]) -> None:
         with self._changed:

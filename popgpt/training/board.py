@@ -45,17 +45,24 @@ class Board:
 def shared_memory(rank: int, numbers: int) -> Tensor | None:
     """float32 [numbers], the same memory for all workers; None, for all, where one of them can't have it."""
     names = [reserve(numbers * BYTES) if rank == 0 else None]
-    dist.broadcast_object_list(names)
-    path = names[0] and PLACE / names[0]
-    memory = None
-    if path and path.exists():  # torch would make it
-        with suppress(OSError, RuntimeError):
-            memory = torch.from_file(str(path), shared=True, size=numbers)
-    everybody = torch.tensor(memory is not None, dtype=torch.int32)
-    dist.all_reduce(everybody, dist.ReduceOp.MIN)
-    if path and rank == 0:
-        path.unlink()  # it stays for those who have it, and goes with the last of them
+    reserved = names[0]
+    try:
+        dist.broadcast_object_list(names)
+        memory = mapped(PLACE / names[0], numbers) if names[0] else None
+        everybody = torch.tensor(memory is not None, dtype=torch.int32)
+        dist.all_reduce(everybody, dist.ReduceOp.MIN)
+    finally:
+        if reserved:
+            (PLACE / reserved).unlink()  # it stays for those who have it, and goes with the last of them
     return memory if everybody else None
+
+
+def mapped(path: Path, numbers: int) -> Tensor | None:
+    """A file's memory as float32 [numbers]; None where there is no such file, as on another machine."""
+    if path.exists():  # torch would make it
+        with suppress(OSError, RuntimeError):
+            return torch.from_file(str(path), shared=True, size=numbers)
+    return None
 
 
 def reserve(size: int) -> str | None:

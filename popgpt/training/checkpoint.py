@@ -52,15 +52,9 @@ def load(folder: Folder, name: str) -> dict[str, Any]:
         raise UserError(f"{folder.at(name)}: {why(error)}") from None
 
 
-def save(state: dict[str, Any], folder: Folder, best: bool, before: int | None) -> None:
-    """Write a state; `best` makes it ckpt.pt too. Of the older ones that of iteration `before` stays, no other."""
-    name = state_name(state["iteration"])
-    folder.write(name, seal(state))
-    if best:
-        folder.copy(name, BEST)
-    for other in state_names(folder):
-        if other != name and (before is None or other != state_name(before)):
-            folder.remove(other)
+def save(state: dict[str, Any], folder: Folder) -> None:
+    """Write a state."""
+    folder.write(state_name(state["iteration"]), seal(state))
 
 
 def load_latest(folder: Folder) -> dict[str, Any] | None:

@@ -46,6 +46,16 @@ def last_state(folder: Folder) -> str | None:
     return next(iter(state_names(folder)), BEST if BEST in folder.names() else None)
 
 
+def keep_state(folder: Folder, iteration: int, best: bool, before: int | None) -> None:
+    """Of the states, only that of `iteration` and that of `before` stay; `best` makes the first ckpt.pt too."""
+    name = state_name(iteration)
+    if best:
+        folder.copy(name, BEST)
+    for other in state_names(folder):
+        if other != name and (before is None or other != state_name(before)):
+            folder.remove(other)
+
+
 def drop_states(folder: Folder, keep: int) -> None:
     """Remove the states of a run that has ended but the newest `keep`; without a ckpt.pt the last one stays."""
     least = 0 if BEST in folder.names() else 1

@@ -15,7 +15,7 @@ from popgpt.files import Folder, sync
 from popgpt.training import checkpoint, folder
 
 Row = dict[str, Any]
-UNFINISHED = re.compile(r"\.(ckpt\.pt|state-\d+\.pt|metrics\.jsonl|result\.json|config\.yaml)\.")
+UNFINISHED = re.compile(r"\.(ckpt\.pt|state-\d+\.pt|metrics\.jsonl|result\.json|config\.yaml|\.mark|error\.txt)\.")
 
 
 class Keeper:
@@ -115,8 +115,9 @@ class Keeper:
             sync(self._folder.path / folder.METRICS)
         else:
             self._folder.write(folder.METRICS, "".join(self._lines[:lines]).encode())
-        checkpoint.save(state, self._folder, best, self._saved)
-        self._saved = state["iteration"]
+        checkpoint.save(state, self._folder)
+        before, self._saved = self._saved, state["iteration"]
+        folder.keep_state(self._folder, state["iteration"], best, before)
         folder.write_result(self._folder, result)
         self.write_seconds += time.perf_counter() - started
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from popgpt.files import Folder
 from popgpt.training.folder import last_state, read_metrics
 from popgpt.training.loop import Row, fit
 from popgpt.training.world import World
-from tests.nodes import worker_pids
+from tests.nodes import kill, worker_pids
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 Make = Callable[..., Config]
@@ -80,8 +79,9 @@ def test_workers_that_fail_too_often_are_told_of_in_one_line(tiny: Make, resourc
     def kill_once() -> bool:
         nonlocal killed
         if last_state(Folder(config.out_dir)) and not killed:
-            os.kill(worker_pids()[0], signal.SIGKILL)
-            killed = True
+            workers = worker_pids()
+            for number in (signal.SIGSTOP, signal.SIGKILL):  # none is to tell first that the others are gone
+                killed = [kill(pid, number) for pid in workers] == [True, True]
         return False
 
     maybe = r"maybe out of memory with batch_size=4, .*: lower batch_size, .*"

@@ -29,7 +29,7 @@ pytestmark = [
 def test_a_group_goes_on_with_fewer_nodes_and_takes_back_one_that_returns(
     tiny: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shape = {"max_iters": 60, "eval_interval": 4, "batch_size": 256, "d_model": 64, "dataset": "calculator-nodes"}
+    shape = {"max_iters": 150, "eval_interval": 4, "batch_size": 256, "d_model": 64, "dataset": "calculator-nodes"}
     alone = tiny(**shape, out_dir=str(tmp_path / "alone"))
     fit(alone, ensure_dataset(alone), World(torch.device("cpu")))
     config = tiny(**shape, workers=2, min_workers=1)
@@ -60,7 +60,7 @@ def test_a_group_that_waits_for_a_node_to_return_can_be_interrupted(
     with cluster(0, 1, 1) as nodes, session.connected():
 
         def lose_a_node() -> bool:
-            if len(nodes.worker_nodes) == 2 and last_state(Folder(config.out_dir)):
+            if len(nodes.worker_nodes) == 2 and read_result(Folder(config.out_dir)):
                 nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
             return "the workers failed" in caplog.text
 

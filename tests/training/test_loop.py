@@ -79,6 +79,25 @@ def test_settled_evaluations_are_on_disk_when_they_are_reported(tiny: Make, monk
     assert folder.read_result(run_folder)["last_iteration"] == 6
 
 
+def test_a_state_is_named_that_is_whole_though_what_follows_it_fails(
+    tiny: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(max_iters=6, eval_interval=2, always_save_checkpoint=True)
+    copy = Folder.copy
+
+    def fails_later(self: Folder, name: str, new: str) -> None:
+        if name != "state-2.pt":
+            raise OSError(28, "No space left on device")
+        copy(self, name, new)
+
+    monkeypatch.setattr(Folder, "copy", fails_later)
+    with pytest.raises(UserError, match=rf"No space left on device; {config.out_dir}/state-4\.pt is whole: mend this"):
+        run(config)
+    monkeypatch.undo()
+    assert [row["iteration"] for row in run(config)[1]] == [5, 6]
+    assert checkpoint.load_best(config.out_dir)["iteration"] == 6
+
+
 def test_training_learns(tiny: Make) -> None:
     _, rows = run(tiny(max_iters=60, eval_interval=60, batch_size=16, learning_rate=0.01))
     assert rows[-1]["train_loss"] < 0.75 * rows[0]["train_loss"]
