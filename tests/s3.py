@@ -121,6 +121,12 @@ class Way:
         self._held.close()
         self._listen(self.port)
 
+    def close(self) -> None:
+        """Cut it, for good."""
+        if not self._away:
+            self.cut()
+        self._held.close()
+
     def _listen(self, port: int) -> None:
         way = self
 

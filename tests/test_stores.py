@@ -197,4 +197,4 @@ def test_two_workers_whose_server_goes_away_go_on_when_it_is_back(
     assert popgpt("popgpt.train", "whole.yaml").returncode == 0
     assert same_states(config, whole)
     assert logged(config) == logged(whole)
-    way.cut()
+    way.close()

@@ -30,7 +30,7 @@ def way(s3_server: s3.Server, store: str, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setenv("AWS_ENDPOINT_URL", way.environment["AWS_ENDPOINT_URL"])
     monkeypatch.setattr(stores, "TRIES", 2)
     yield way
-    way.cut()
+    way.close()
 
 
 def test_torn_states_are_recognised_and_the_one_before_used(store: str, caplog: pytest.LogCaptureFixture) -> None:
