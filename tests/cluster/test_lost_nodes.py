@@ -29,7 +29,7 @@ pytestmark = [
 def test_a_group_goes_on_with_fewer_nodes_and_takes_back_one_that_returns(
     tiny: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shape = {"max_iters": 150, "eval_interval": 4, "batch_size": 256, "d_model": 64, "dataset": "calculator-nodes"}
+    shape = {"max_iters": 60, "eval_interval": 4, "batch_size": 768, "d_model": 64, "dataset": "calculator-nodes"}
     alone = tiny(**shape, out_dir=str(tmp_path / "alone"))
     fit(alone, ensure_dataset(alone), World(torch.device("cpu")))
     config = tiny(**shape, workers=2, min_workers=1)
