@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from popgpt.config import make_config
-from popgpt.progress import SweepProgress, TrainingProgress, Unbreakable, describe_budget
+from popgpt.progress import SweepProgress, TrainingProgress, Unbreakable, describe_budget, stop_on_interrupt
 
 ROW = {"iteration": 1, "train_loss": 1.0, "lines": 8, "train_seconds": 0.1, "learning_rate": 1e-3}
 RUN = """
@@ -157,6 +159,32 @@ def test_a_sweep_goes_on_where_nobody_watches(terminal: bool, capsys: pytest.Cap
         progress("0000", "ended")
     assert broken.attempts == 1
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_row_is_shown_is_taken_as_any_other(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream is then at work, and may not be written to from within."""
+
+    class Interrupted(io.FileIO):
+        def write(self, data: Any, /) -> int:
+            if not should_stop():
+                signal.raise_signal(number)
+            return super().write(data)
+
+    with (
+        io.TextIOWrapper(io.BufferedWriter(Interrupted(tmp_path / "stderr", "w"))) as stream,
+        monkeypatch.context() as patch,
+        stop_on_interrupt() as should_stop,
+    ):
+        patch.setattr(sys, "stderr", stream)
+        with TrainingProgress(make_config({})) as progress:
+            progress(ROW)
+        assert should_stop()
+    said, row = (tmp_path / "stderr").read_text().splitlines()
+    assert said == "stopping after this iteration; Ctrl-C again to stop at once"
+    assert row.startswith("iteration 1/")
 
 
 def test_a_stream_that_works_is_written_to(capsys: pytest.CaptureFixture[str]) -> None:
