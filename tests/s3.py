@@ -55,7 +55,7 @@ class Server:
     def check_keys(self, check: bool) -> None:
         """Refuse every request from now on, as no account is known; or none any more."""
         url, many = f"http://127.0.0.1:{self.port}/moto-api/reset-auth", b"0" if check else b"inf"
-        urllib.request.urlopen(urllib.request.Request(url, many, {"Content-Type": "text/plain"}), timeout=10).close()
+        urllib.request.urlopen(urllib.request.Request(url, many, {"Content-Type": "text/plain"}), timeout=120).close()
 
     def pause(self) -> None:
         """Listen, and say nothing more."""
@@ -78,7 +78,7 @@ def serve(log: Path) -> Server:
     with open(log, "wb") as file:
         words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
         process = subprocess.Popen(words, stdout=file, stderr=file)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
