@@ -65,22 +65,30 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
     """Run an entry point, and exit: 0 done, 1 the system refused, 2 a mistake the user can mend, 128 + a signal's
     number (130 Ctrl-C, 143 SIGTERM, 141 nobody reads the output).
     """
-    received: list[int] = []
     show_log()
+    _leave(_outcome(main))
 
-    def interrupt(number: int, frame: object) -> None:
-        received.append(number)
-        raise Stopped
 
-    heeded = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
-    for number in heeded:
-        signal.signal(number, interrupt)
-    try:
-        code = _outcome(main, received)
-    finally:
-        for number in heeded:
-            signal.signal(number, signal.SIG_IGN)  # the outcome is settled; what is left is to exit
-    _leave(code)
+class Signals:
+    """Those that stop: each raises Stopped, until the outcome is settled."""
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self.settled = False
+        self._heeded = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+
+    def heed(self) -> None:
+        for number in self._heeded:
+            signal.signal(number, self._stop)
+
+    def ignore(self) -> None:
+        for number in self._heeded:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _stop(self, number: int, frame: object) -> None:
+        if not self.settled:
+            self.received.append(number)
+            raise Stopped
 
 
 class ShownLog(logging.Handler):
@@ -98,18 +106,25 @@ def show_log() -> None:
     logger.addHandler(ShownLog())
 
 
-def _outcome(main: Callable[[Sequence[str] | None], int | None], received: Sequence[int]) -> int:
+def _outcome(main: Callable[[Sequence[str] | None], int | None]) -> int:
     """The exit code of `main`, once what ended it is said."""
+    signals = Signals()
     try:
-        return main(None) or 0
+        try:
+            signals.heed()
+            return main(None) or 0
+        finally:
+            signals.settled = True  # not by a call, in which one more could come; what is left is to exit
+            signals.ignore()
     except SystemExit as ending:
         if not isinstance(ending.code, int):
             raise
         return ending.code
     except (Exception, KeyboardInterrupt) as error:
-        if received or isinstance(error, KeyboardInterrupt):  # an import that is interrupted may fail in its own way
+        # An import that is interrupted may fail in its own way.
+        if signals.received or isinstance(error, KeyboardInterrupt):
             say("interrupted")
-            return 128 + (received[0] if received else signal.SIGINT)
+            return 128 + (signals.received[0] if signals.received else signal.SIGINT)
         if isinstance(error, BrokenPipeError):
             return 128 + signal.SIGPIPE
         if not isinstance(error, UserError | OSError):

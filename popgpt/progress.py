@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -18,6 +20,7 @@ from popgpt.sweep.ranking import iterations, table
 from popgpt.sweep.record import Record
 
 Row = dict[str, Any]
+STOPPING = b"stopping after this iteration; Ctrl-C again to stop at once\n"
 
 
 class Unbreakable:
@@ -193,9 +196,8 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        unbreakable(Console(stderr=True)).print(
-            "stopping after this iteration; Ctrl-C again to stop at once", highlight=False
-        )
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # there is no stderr, it is broken, it is closed
+            os.write(sys.stderr.fileno(), STOPPING)  # not printed: this may have come in the midst of a print
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -55,7 +55,7 @@ class Server:
     def check_keys(self, check: bool) -> None:
         """Refuse every request from now on, as no account is known; or none any more."""
         url, many = f"http://127.0.0.1:{self.port}/moto-api/reset-auth", b"0" if check else b"inf"
-        urllib.request.urlopen(urllib.request.Request(url, many, {"Content-Type": "text/plain"}), timeout=60).close()
+        urllib.request.urlopen(urllib.request.Request(url, many, {"Content-Type": "text/plain"}), timeout=120).close()
 
     def pause(self) -> None:
         """Listen, and say nothing more."""

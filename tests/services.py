@@ -57,15 +57,23 @@ def server(folder: Path) -> Iterator[int]:
     stores = ["--backend-store-uri", f"sqlite:///{folder}/s.db", "--artifacts-destination", str(folder / "artifacts")]
     process = subprocess.Popen([*command, *stores], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
     try:
-        for _ in range(1200):
-            with closing(socket.socket()) as s:
-                if s.connect_ex(("127.0.0.1", port)) == 0:
-                    break
+        deadline = time.monotonic() + 300
+        while not listens(port):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
             time.sleep(0.1)
         yield port
     finally:
         process.terminate()
-        process.wait(30)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(120)
+        process.kill()
+        process.wait()
+
+
+def listens(port: int) -> bool:
+    with closing(socket.socket()) as s:
+        return s.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Proxy:
@@ -79,6 +87,7 @@ class Proxy:
         self.delay = 0.0
         self._listener: socket.socket | None = None
         self._open: set[socket.socket] = set()
+        self._changing = threading.Lock()
 
     @property
     def uri(self) -> str:
@@ -92,23 +101,38 @@ class Proxy:
         threading.Thread(target=self._accept, args=[self._listener], daemon=True).start()
 
     def close(self) -> None:
-        for one in [self._listener, *self._open]:
-            if one:
-                with suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
-                one.close()
-        self._open.clear()
+        with self._changing:
+            ends = [*self._open, *([self._listener] if self._listener else [])]
+            self._listener = None
+            self._open.clear()
+        for one in ends:
+            end(one)
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
                 near = listener.accept()[0]
-                far = socket.create_connection(("127.0.0.1", self._to))
             except OSError:
                 return
-            self._open |= {near, far}
+            try:
+                far = socket.create_connection(("127.0.0.1", self._to))
+            except OSError:
+                end(near)
+                continue
+            if not self._admit(listener, {near, far}):
+                return
             threading.Thread(target=self._pass, args=[near, far, True], daemon=True).start()
             threading.Thread(target=self._pass, args=[far, near, False], daemon=True).start()
+
+    def _admit(self, listener: socket.socket, ends: set[socket.socket]) -> bool:
+        """Keep the ends of a connection; where its listener was closed meanwhile, it is cut like the others."""
+        with self._changing:
+            if admitted := self._listener is listener:
+                self._open |= ends
+        if not admitted:
+            for one in ends:
+                end(one)
+        return admitted
 
     def _pass(self, source: socket.socket, sink: socket.socket, is_request: bool) -> None:
         with suppress(OSError):
@@ -117,7 +141,12 @@ class Proxy:
                     time.sleep(self.delay)
                 sink.sendall(chunk)
         for one in (source, sink):
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-            self._open.discard(one)
+            end(one)
+        with self._changing:
+            self._open -= {source, sink}
+
+
+def end(one: socket.socket) -> None:
+    with suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)
+    one.close()

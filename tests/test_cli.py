@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from popgpt.config import make_config
-from popgpt.progress import SweepProgress, TrainingProgress, Unbreakable, describe_budget
+from popgpt.progress import SweepProgress, TrainingProgress, Unbreakable, describe_budget, stop_on_interrupt
 
 ROW = {"iteration": 1, "train_loss": 1.0, "lines": 8, "train_seconds": 0.1, "learning_rate": 1e-3}
+PATIENCE = 600.0
 RUN = """
-import sys, time
+import signal, sys, time
 from popgpt import cli
 def main(argv):
     {body}
@@ -31,7 +34,7 @@ def entry(body: str) -> list[str]:
 
 def ended(body: str, **streams: object) -> subprocess.CompletedProcess[str]:
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
-    return subprocess.run(entry(body), text=True, timeout=60, **streams)  # type: ignore[call-overload]
+    return subprocess.run(entry(body), text=True, timeout=PATIENCE, **streams)  # type: ignore[call-overload]
 
 
 def test_what_breaks_while_python_is_taken_down_changes_nothing() -> None:
@@ -69,9 +72,9 @@ def test_a_mistake_in_the_program_keeps_its_traceback() -> None:
 @pytest.mark.parametrize(
     "wait",
     [
-        "time.sleep(60)",
-        "exec('import time; time.sleep(60)')",
-        "exec('try:\\n time.sleep(60)\\nexcept BaseException:\\n raise ImportError')",
+        "time.sleep(300)",
+        "exec('import time; time.sleep(300)')",
+        "exec('try:\\n time.sleep(300)\\nexcept BaseException:\\n raise ImportError')",
     ],
 )
 def test_a_signal_ends_quietly_with_its_exit_code(number: signal.Signals, wait: str) -> None:
@@ -80,7 +83,7 @@ def test_a_signal_ends_quietly_with_its_exit_code(number: signal.Signals, wait: 
     assert process.stdout
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (128 + number, "interrupted\n")
 
 
@@ -88,6 +91,58 @@ def test_a_signal_ends_quietly_with_its_exit_code(number: signal.Signals, wait: 
 def test_a_signal_after_the_work_does_not_change_the_exit_code(number: signal.Signals) -> None:
     done = ended(f"import atexit, signal; atexit.register(signal.raise_signal, {int(number)}); return 3")
     assert (done.returncode, done.stderr) == (3, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("ending", "code", "said"),
+    [
+        ("raise cli.Stopped", 130, "interrupted\n"),
+        ("raise cli.UserError('x')", 2, "error: x\n"),
+        ("return 3", 3, ""),
+    ],
+)
+def test_a_signal_while_the_outcome_is_told_changes_nothing(
+    number: signal.Signals, ending: str, code: int, said: str
+) -> None:
+    """It comes before each call that is made then."""
+    body = f"""
+    def before(call):
+        def both(*arguments):
+            signal.raise_signal({int(number)})
+            return call(*arguments)
+        return both
+    cli.say, signal.signal, cli._leave = map(before, (cli.say, signal.signal, cli._leave))
+    {ending}
+    """
+    done = ended(body)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_what_the_first_left_to_do(number: signal.Signals) -> None:
+    body = f"""
+    try:
+        signal.raise_signal({int(number)})
+    finally:
+        signal.raise_signal({int(number)})
+        time.sleep(300)
+    """
+    done = ended(body)
+    assert (done.returncode, done.stderr) == (128 + number, "interrupted\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_right_before_the_work_is_one_that_ends_it(number: signal.Signals) -> None:
+    code = f"""
+import signal
+from popgpt import cli
+heed = signal.signal
+signal.signal = lambda one, handler: (heed(one, handler), one == {int(number)} and signal.raise_signal(one))
+cli.run(lambda argv: 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (128 + number, "interrupted\n")
 
 
 @pytest.mark.parametrize("body", ["print('x' * 10**6)", "print('x')", "print('x', flush=True)"])
@@ -157,6 +212,32 @@ def test_a_sweep_goes_on_where_nobody_watches(terminal: bool, capsys: pytest.Cap
         progress("0000", "ended")
     assert broken.attempts == 1
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_row_is_shown_is_taken_as_any_other(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream is then at work, and may not be written to from within."""
+
+    class Interrupted(io.FileIO):
+        def write(self, data: Any, /) -> int:
+            if not should_stop():
+                signal.raise_signal(number)
+            return super().write(data)
+
+    with (
+        io.TextIOWrapper(io.BufferedWriter(Interrupted(tmp_path / "stderr", "w"))) as stream,
+        monkeypatch.context() as patch,
+        stop_on_interrupt() as should_stop,
+    ):
+        patch.setattr(sys, "stderr", stream)
+        with TrainingProgress(make_config({})) as progress:
+            progress(ROW)
+        assert should_stop()
+    said, row = (tmp_path / "stderr").read_text().splitlines()
+    assert said == "stopping after this iteration; Ctrl-C again to stop at once"
+    assert row.startswith("iteration 1/")
 
 
 def test_a_stream_that_works_is_written_to(capsys: pytest.CaptureFixture[str]) -> None:

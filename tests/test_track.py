@@ -194,6 +194,7 @@ def test_a_store_that_refuses_is_said_in_one_line(
     if kind == "no store":
         (tmp_path / "mlflow.db").write_text("not a database, but text that is longer than its header would be" * 100)
     else:
+        monkeypatch.chdir(tmp_path)  # where MLflow makes a folder `file:`
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///file:{tmp_path}/mlflow.db?mode=ro&uri=true")
     with pytest.raises(ConnectionError, match=r"^MLflow at sqlite:///\S+ refuses \(.*database\)$"):
         track.sync(make_run(tmp_path / "out"))
@@ -213,14 +214,14 @@ def proxy(mlflow_port: int) -> Iterator[Proxy]:
 
 
 class Training:
-    """`popgpt.train --local` of a run of some seconds, recorded through a proxy."""
+    """`popgpt.train --local` of a run of 600 rows and some 15 seconds, recorded through a proxy."""
 
     def __init__(self, proxy: Proxy, out_dir: Path, shared_data: Path):
         self.out_dir = out_dir
         self.uri = proxy.uri
         config = {**TINY, "out_dir": str(out_dir), "data_dir": str(shared_data), "mlflow_log": True}
         self._config = out_dir.with_suffix(".yaml")
-        self._config.write_text(dump_yaml({**config, "max_iters": 1200, "eval_interval": 100, "log_interval": 2}))
+        self._config.write_text(dump_yaml({**config, "max_iters": 6000, "eval_interval": 500, "log_interval": 10}))
         self._name = f"experiment={out_dir.parent.name}"
 
     def start(self, *more: str) -> subprocess.Popen[str]:
@@ -231,7 +232,7 @@ class Training:
     def wait_for_rows(self, count: int) -> None:
         until(lambda: len(identity.rows(Folder(self.out_dir))) >= count)
 
-    def the_run(self, port: int, last: int = 1200) -> Any:
+    def the_run(self, port: int, last: int = 6000) -> Any:
         """The one run of the experiment, which has every value up to the last iteration once."""
         uri = f"http://127.0.0.1:{port}"
         api = client(uri)
@@ -243,7 +244,7 @@ class Training:
         return run
 
 
-def until(true: Callable[[], object], seconds: float = 120) -> None:
+def until(true: Callable[[], object], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
@@ -268,7 +269,7 @@ def test_a_server_that_refuses_and_then_answers(
     proxy.close()
     training.wait_for_rows(300)
     proxy.open()
-    errors = process.communicate(timeout=200)[1]
+    errors = process.communicate(timeout=600)[1]
     assert process.returncode == 0
     assert errors.count("MLflow") <= 1, errors
     assert training.the_run(mlflow_port).info.status == "FINISHED"
@@ -280,7 +281,7 @@ def test_a_server_that_comes_back_too_late_is_told_by_sync(
 ) -> None:
     training = Training(proxy, tmp_path / "out", shared_data)
     process = training.start()
-    errors = process.communicate(timeout=200)[1]
+    errors = process.communicate(timeout=600)[1]
     assert (process.returncode, errors.count("MLflow does not answer (Connection refused)")) == (0, 1)
     proxy.open()
     assert "values were missing, sent" in sync(tmp_path / "out")
@@ -295,7 +296,7 @@ def test_a_slow_server_holds_nothing_up(proxy: Proxy, mlflow_port: int, tmp_path
     training = Training(proxy, tmp_path / "out", shared_data)
     process = training.start()
     training.wait_for_rows(600)
-    errors = process.communicate(timeout=200)[1]
+    errors = process.communicate(timeout=600)[1]
     assert process.returncode == 0
     assert errors.count("MLflow ") == 1, errors
     proxy.delay = 0.0
@@ -309,20 +310,21 @@ def test_a_run_that_is_killed_and_goes_on_is_one_run(
 ) -> None:
     proxy.open()
     training = Training(proxy, tmp_path / "out", shared_data)
-    process = training.start("max_iters=1000000")
+    intervals = ["log_interval=50", "eval_interval=100"]
+    process = training.start("max_iters=1000000", *intervals)
 
     def recorded() -> bool:
         kept = identity.read(Folder(tmp_path / "out"))
         run_id = kept and kept.ids.get("mlflow")
         return bool(run_id and history(proxy.uri, run_id).get("train_loss"))
 
-    training.wait_for_rows(60)
+    training.wait_for_rows(10)
     until(recorded)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     last = max(logged(tmp_path / "out")["train_loss"]) + 50
-    process = training.start("init_from=resume", f"max_iters={last}", "lr_decay_iters=1000000")
-    errors = process.communicate(timeout=200)[1]
+    process = training.start("init_from=resume", f"max_iters={last}", "lr_decay_iters=1000000", *intervals)
+    errors = process.communicate(timeout=600)[1]
     assert process.returncode == 0, errors
     run = training.the_run(mlflow_port, last)
     assert run.info.status == "FINISHED"

@@ -327,6 +327,7 @@ def test_a_service_that_does_not_record_costs_one_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(sender, "Helper", Inside)
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_bytes(empty_store)
     stores = {"no store": f"{tmp_path}/file/x.db", "read-only": f"file:{tmp_path}/file?mode=ro&uri=true"}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{stores[kind]}" if kind in stores else unavailable(kind))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -170,18 +168,29 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     assert [path.name for path in tmp_path.iterdir()] == [".calculator.lock"]
 
 
-PREPARE = [sys.executable, "-m", "popgpt.prepare"]
-
-
-def start(folder: Path, *overrides: str) -> subprocess.Popen[bytes]:
+def write_config(folder: Path) -> Path:
     config = folder / "config.yaml"
     config.write_text(f"data_dir: {folder / 'data'}\n")
-    return subprocess.Popen([*PREPARE, str(config), *overrides], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return config
 
 
-def stage(folder: Path) -> set[str]:
-    """The names of the files being written."""
-    return {path.name for path in (folder / "data").glob(".calculator.tmp/*")}
+KILLED = """
+import os, signal, sys
+import pyarrow
+from popgpt import cli, prepare
+
+awaited, opened = sys.argv.pop(1), pyarrow.OSFile
+
+def begun(path, mode):
+    file = opened(path, mode)
+    if path.endswith(f"/.calculator.tmp/{awaited}"):
+        file.write(b"ARROW1")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return file
+
+pyarrow.OSFile = begun
+cli.run(prepare.main)
+"""
 
 
 @pytest.mark.parametrize("awaited", ["train.part", "val.part", "train.arrow"])
@@ -190,12 +199,9 @@ def test_a_killed_prepare_leaves_the_old_dataset_or_none(tmp_path: Path, awaited
     path = tmp_path / "data" / "calculator"
     if old:
         fingerprint = ensure_dataset(config_of(tmp_path / "data")).meta.fingerprint
-    process = start(tmp_path, "train_lines=700000", "--force")
-    while awaited not in stage(tmp_path) and process.poll() is None:
-        time.sleep(0.001)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    words = [sys.executable, "-c", KILLED, awaited, write_config(tmp_path), "train_lines=5000", "--force"]
+    assert subprocess.run(words, timeout=600).returncode == -signal.SIGKILL
+    assert (tmp_path / "data" / ".calculator.tmp" / awaited).read_bytes() == b"ARROW1"
     if old:
         assert open_dataset(path).meta.fingerprint == fingerprint
     else:
@@ -207,7 +213,8 @@ def test_a_killed_prepare_leaves_the_old_dataset_or_none(tmp_path: Path, awaited
 
 
 def test_who_builds_at_the_same_time_gets_one_dataset(tmp_path: Path) -> None:
-    processes = [start(tmp_path, "train_lines=50000") for _ in range(3)]
+    words = [sys.executable, "-m", "popgpt.prepare", write_config(tmp_path), "train_lines=50000"]
+    processes = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)]
     outputs = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], outputs
     assert len({out.split(b"fingerprint")[1].split()[0] for out, _ in outputs}) == 1
