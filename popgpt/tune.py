@@ -227,7 +227,10 @@ def run_all(
     scheduler: AshaScheduler | None,
     mirror: Mirror,
 ) -> None:
-    """Run what is unfinished: the trials under ASHA; then, once all have ended, the finalists to the full budget."""
+    """Run what is unfinished: the trials under ASHA; then, once all have ended, the finalists to the full budget.
+
+    After Ctrl-C or SIGTERM nothing more is started.
+    """
     from popgpt.cluster import trials
     from popgpt.mirror import trial_config
     from popgpt.progress import SweepProgress
@@ -235,7 +238,7 @@ def run_all(
 
     with SweepProgress(record) as progress:
 
-        def run(names: list[str], judge: AshaScheduler | None, count: int) -> None:
+        def run(names: list[str], judge: AshaScheduler | None, count: int) -> bool:
             silent: set[str] = set()
 
             def told(name: str, event: str, what: Row) -> None:
@@ -257,15 +260,16 @@ def run_all(
                 return trial_config(record, out_dir, name).model_dump()
 
             ahead = not isinstance(judge, asha.PromotingScheduler) and not record.planned()
-            trials.run_trials(names, config_of, placed(count), judge, out_dir, told, ahead)
+            return trials.run_trials(names, config_of, placed(count), judge, out_dir, told, ahead)
 
-        run(record.open_trials(), scheduler, len(record.trials))
+        stopped = run(record.open_trials(), scheduler, len(record.trials))
         if record.choose_finalists():
             record.write(out_dir)
             mirror.chosen()
             drop_states(record, out_dir)
         finals = len(record.finalists) * (1 + record.sweep.finalist_seeds)
-        run(record.open_finals(), asha.to_the_end(record.sweep), finals)
+        if not stopped:
+            run(record.open_finals(), asha.to_the_end(record.sweep), finals)
 
 
 def drop_states(record: Record, out_dir: Path) -> None:

@@ -30,6 +30,7 @@ from popgpt.training.folder import METRICS, WRITER_LOCK, claimed, read_metrics, 
 from tests.conftest import TINY
 from tests.nodes import COORDINATOR, PATIENCE, WORKER, cluster, kill, nothing_is_held, opened, pids, wait_for
 
+SIGNALS = (signal.SIGINT, signal.SIGUSR1)
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 
 
@@ -212,6 +213,36 @@ def test_a_sweep_killed_between_trials_and_finalists_goes_on(here: Path, monkeyp
     assert tune.main([*words, "--resume"]) == 0
     assert found(here)["best"] == after["best"]
     assert (here / "sweep" / "best" / "ckpt.pt").stat().st_mtime_ns == ready
+
+
+def test_ctrl_c_as_the_last_trial_ends_starts_no_finalist_and_is_heard_again_afterwards(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["space.yaml", "finalists=1", "finalist_seeds=1", "d_model=8", "num_samples=3", "mlflow_log=false"]
+    handled, take = [signal.getsignal(number) for number in SIGNALS], Record.take
+
+    def interrupted(record: Record, *event: Any) -> None:
+        take(record, *event)
+        if not record.open_trials():
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Record, "take", interrupted)
+        assert tune.main(words) == 130
+    assert [signal.getsignal(number) for number in SIGNALS] == handled
+    assert "go on with the same command and --resume" in capsys.readouterr().out
+    sweep = found(here)
+    assert {trial["status"] for trial in sweep["trials"]} <= {"completed", "stopped", "waiting"}
+    assert [(repeat["status"], repeat["metrics"]) for repeat in sweep["repeats"]] == [("waiting", [])]
+    assert not (here / "sweep" / "best").exists()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tune, "crown", lambda *_: [os.kill(os.getpid(), signal.SIGINT), time.sleep(PATIENCE)])
+        with pytest.raises(KeyboardInterrupt):
+            tune.main([*words, "--resume"])
+    assert {run["status"] for run in (*found(here)["trials"], *found(here)["repeats"])} <= {"completed", "stopped"}
+    assert tune.main([*words, "--resume"]) == 0
+    assert json.loads((here / "sweep" / "best" / "result.json").read_text())["exact_match_n"] == 60
 
 
 def test_tpe_proposes_each_trial_from_those_before_it(here: Path) -> None:
