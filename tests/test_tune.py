@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,11 +23,16 @@ import yaml
 from popgpt import tracking, train, tune
 from popgpt.cluster import session
 from popgpt.config import UserError, load_config
+from popgpt.data.dataset import ensure_dataset
 from popgpt.files import Folder
+from popgpt.mirror import trial_config
 from popgpt.sweep.record import Record
 from popgpt.sweep.search import propose
 from popgpt.sweep.space import load_sweep, sample
+from popgpt.training.checkpoint import load_best
 from popgpt.training.folder import METRICS, WRITER_LOCK, claimed, read_metrics, state_names
+from popgpt.training.loop import fit
+from popgpt.training.world import World
 from tests.conftest import TINY
 from tests.nodes import COORDINATOR, PATIENCE, WORKER, cluster, kill, nothing_is_held, opened, pids, wait_for
 
@@ -243,6 +249,34 @@ def test_ctrl_c_as_the_last_trial_ends_starts_no_finalist_and_is_heard_again_aft
     assert {run["status"] for run in (*found(here)["trials"], *found(here)["repeats"])} <= {"completed", "stopped"}
     assert tune.main([*words, "--resume"]) == 0
     assert json.loads((here / "sweep" / "best" / "result.json").read_text())["exact_match_n"] == 60
+
+
+def test_a_winner_that_still_trains_is_crowned_with_what_it_comes_to(here: Path) -> None:
+    """As the workers of a group may, where they hear later than the record that they are to stop."""
+    sweep = load_sweep("space.yaml", ["num_samples=1", "best_by=val_loss", "metric=val_loss", "mlflow_log=false"])
+    record, out_dir = Record(sweep, sample(sweep)), here / "sweep"
+    config = trial_config(record, out_dir, "0000")
+    dataset, seen, mirrored = ensure_dataset(config), threading.Event(), []
+    out_dir.mkdir()
+
+    def report(row: dict[str, Any]) -> None:
+        if row["iteration"] == 2:
+            record.take("0000", "reported", {"rows": read_metrics(Folder(config.out_dir))}, None)
+            record.take("0000", "ended", {}, "asha: rung 2")
+            seen.set()
+            time.sleep(0.5)
+
+    mirror: Any = SimpleNamespace(add=lambda name, rows: mirrored.append((name, [row["iteration"] for row in rows])))
+    with beside(lambda: fit(config, dataset, World(torch.device("cpu")), report, settled=True)):
+        seen.wait()
+        winner = tune.crown(record, out_dir, dataset, mirror)
+    record.write(out_dir, winner)
+    best, result = found(here)["best"], json.loads((out_dir / "best" / "result.json").read_text())
+    at = load_best(out_dir / "best")["scores"]["iteration"]
+    assert at > 2
+    assert (best["iteration"], best["val_loss"]) == (result["iteration"], result["val_loss"])
+    assert best["iteration"] == at == record.trials["0000"]["metrics"][-1]["iteration"]
+    assert mirrored == [("0000", list(range(3, at + 1)))]
 
 
 def test_tpe_proposes_each_trial_from_those_before_it(here: Path) -> None:
