@@ -74,6 +74,12 @@ class Mirror:
                 self._begin(name, resume=True)
                 self._end(name)
 
+    def add(self, name: str, rows: list[Row]) -> None:
+        """Mirror rows of a trial that had ended before anybody was told of them."""
+        self._begin(name, resume=True)
+        self._runs[name].log(rows)
+        self._end(name)
+
     def _begin(self, name: str, resume: bool = False) -> None:
         if name in self._runs:
             return  # it was restarted, and is the same run

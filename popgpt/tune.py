@@ -80,7 +80,7 @@ def tune(sweep: Sweep, resume: bool, force: bool, retry_failed: bool) -> int:
         try:
             run_all(record, out_dir, placed, scheduler, mirror)
             status = "interrupted" if record.unfinished() else "failed"
-            winner = crown(record, out_dir, dataset) if not record.unfinished() else None
+            winner = crown(record, out_dir, dataset, mirror) if not record.unfinished() else None
         except KeyboardInterrupt:
             status = "interrupted"
             raise
@@ -227,7 +227,10 @@ def run_all(
     scheduler: AshaScheduler | None,
     mirror: Mirror,
 ) -> None:
-    """Run what is unfinished: the trials under ASHA; then, once all have ended, the finalists to the full budget."""
+    """Run what is unfinished: the trials under ASHA; then, once all have ended, the finalists to the full budget.
+
+    After Ctrl-C or SIGTERM nothing more is started.
+    """
     from popgpt.cluster import trials
     from popgpt.mirror import trial_config
     from popgpt.progress import SweepProgress
@@ -235,7 +238,7 @@ def run_all(
 
     with SweepProgress(record) as progress:
 
-        def run(names: list[str], judge: AshaScheduler | None, count: int) -> None:
+        def run(names: list[str], judge: AshaScheduler | None, count: int) -> bool:
             silent: set[str] = set()
 
             def told(name: str, event: str, what: Row) -> None:
@@ -257,15 +260,16 @@ def run_all(
                 return trial_config(record, out_dir, name).model_dump()
 
             ahead = not isinstance(judge, asha.PromotingScheduler) and not record.planned()
-            trials.run_trials(names, config_of, placed(count), judge, out_dir, told, ahead)
+            return trials.run_trials(names, config_of, placed(count), judge, out_dir, told, ahead)
 
-        run(record.open_trials(), scheduler, len(record.trials))
+        stopped = run(record.open_trials(), scheduler, len(record.trials))
         if record.choose_finalists():
             record.write(out_dir)
             mirror.chosen()
             drop_states(record, out_dir)
         finals = len(record.finalists) * (1 + record.sweep.finalist_seeds)
-        run(record.open_finals(), asha.to_the_end(record.sweep), finals)
+        if not stopped:
+            run(record.open_finals(), asha.to_the_end(record.sweep), finals)
 
 
 def drop_states(record: Record, out_dir: Path) -> None:
@@ -279,15 +283,12 @@ def drop_states(record: Record, out_dir: Path) -> None:
             folder.drop_states(Folder(trial_folder(out_dir, name)), kept)
 
 
-def crown(record: Record, out_dir: Path, dataset: Dataset) -> Row | None:
+def crown(record: Record, out_dir: Path, dataset: Dataset, mirror: Mirror) -> Row | None:
     """Copy the winner's folder to OUT/best and score it, once, on the test split. None where no trial has a score.
 
     Of a finalist it is the run with the sweep's own seed. Where nothing has changed, an earlier process's score stands.
     """
-    from popgpt.files import Folder
     from popgpt.sweep import ranking
-    from popgpt.sweep.record import trial_folder
-    from popgpt.training import folder
     from popgpt.training.checkpoint import open_model
     from popgpt.training.evaluation import evaluate_split
     from popgpt.training.world import pick_device
@@ -295,20 +296,42 @@ def crown(record: Record, out_dir: Path, dataset: Dataset) -> Row | None:
     winner = record.winner()
     if winner is None:
         return None
-    best, new = out_dir / "best", out_dir / ".best.new"
-    found = {"id": winner["id"], "run_dir": str(best), "seed": record.seed(winner["id"])}
+    name, best = winner["id"], out_dir / "best"
+    found = {"id": name, "run_dir": str(best), "seed": record.seed(name)}
     at = ranking.best_row(winner, record.sweep.metric)["iteration"]
-    if (record.scored.get("id"), record.scored.get("iteration")) == (winner["id"], at) and best.is_dir():
+    if (record.scored.get("id"), record.scored.get("iteration")) == (name, at) and best.is_dir():
         return {**found, "test": record.scored["test"]}
+    if untold := copy_outcome(record, out_dir, name, best):
+        mirror.add(name, untold)
+    model, _ = open_model(best, pick_device("auto"))
+    return {**found, "test": evaluate_split(model, dataset, "test")}
+
+
+def copy_outcome(record: Record, out_dir: Path, name: str, best: Path) -> list[Row]:
+    """Copy what a trial has come to, once its process is gone, and see that the record says the same of it.
+
+    Of a group, told to stop, the workers go on until they hear of it, maybe to a better evaluation, and may be ended
+    between its ckpt.pt and its result.json. Returns the rows that nobody was told of.
+    """
+    from popgpt.files import Folder
+    from popgpt.sweep import ranking
+    from popgpt.sweep.record import trial_folder
+    from popgpt.training import folder
+    from popgpt.training.checkpoint import load_best
+    from popgpt.training.run import shown
+
+    trained, new = trial_folder(out_dir, name), out_dir / ".best.new"
     for old in (best, new):
         shutil.rmtree(old, ignore_errors=True)
     new.mkdir()
-    trained = trial_folder(out_dir, winner["id"])
-    for name in (*folder.outcome(Folder(trained)), folder.METRICS):  # its process may not have gone yet, nor its lock
-        shutil.copy(trained / name, new)
+    with folder.claimed(Folder(trained)):
+        for file in (*folder.outcome(Folder(trained)), folder.METRICS):
+            shutil.copy(trained / file, new)
+    scores = load_best(new)["scores"]
+    folder.write_result(Folder(new), folder.read_result(Folder(new)) | shown(scores))
+    untold = recall(record, out_dir, name, max(scores["iteration"], ranking.iterations(record.runs[name])) + 1)
     new.rename(best)
-    model, _ = open_model(best, pick_device("auto"))
-    return {**found, "test": evaluate_split(model, dataset, "test")}
+    return untold
 
 
 def show(record: Record, out_dir: Path, winner: Row | None, seconds: float) -> None:

@@ -84,9 +84,20 @@ def descends(pid: int, ancestor: int) -> bool:
     return False
 
 
-def opened(pid: int) -> list[Path]:
-    """The files that a process has open."""
-    return [path for path in Path(f"/proc/{pid}/fd").iterdir() if path.exists()]
+def opened(pid: int) -> set[tuple[int, int]]:
+    """The files that a process has open, as `file_of` names them."""
+    found = set()
+    with suppress(OSError):
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                found.add(file_of(path))
+    return found
+
+
+def file_of(path: Path) -> tuple[int, int]:
+    """Device and inode."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> bool:

@@ -143,9 +143,9 @@ def run_trials(
     out_dir: Path,
     tell: Told,
     ahead: bool,
-) -> None:
+) -> bool:
     """Run the trials of these ids, in the order that the scheduler says. Returns when all have ended, or after Ctrl-C
-    or SIGTERM.
+    or SIGTERM: whether one of these came.
 
     A trial's config is asked for when there is room for it. On a cluster that grows for what waits, all wait at once
     where they can be known `ahead`, and else one at a time.
@@ -155,7 +155,7 @@ def run_trials(
     have all their workers at once.
     """
     if not names:
-        return
+        return False
     each = {"resources": placement.each, "memory": placement.memory}
     bundle = SUPERVISOR if placement.workers > 1 else {name: part for name, part in placement.each.items() if part}
     trainable = tune.with_resources(tune.with_parameters(_trial, **each), PlacementGroupFactory([bundle]))
@@ -172,12 +172,25 @@ def run_trials(
         ),
         run_config=tune.RunConfig(name="ray", storage_path=str(out_dir), callbacks=[witness], verbose=0),
     )
-    before = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    try:
+        return fit_until_signalled(tuner)
+    finally:
+        shutil.rmtree(out_dir / "ray", ignore_errors=True)
+
+
+def fit_until_signalled(tuner: tune.Tuner) -> bool:
+    """`tuner.fit()`, which Ctrl-C and SIGTERM end. Whether one of them came.
+
+    Ray leaves its handlers in place, where they take a signal for a sweep that has ended; but that of SIGINT is gone
+    once it was called.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:
         tuner.fit()
     finally:
-        signal.signal(signal.SIGTERM, before)
-        shutil.rmtree(out_dir / "ray", ignore_errors=True)
+        found = {number: signal.signal(number, handler) for number, handler in before.items()}
+    return found[signal.SIGINT] == before[signal.SIGINT]
 
 
 def _trial(config: dict[str, Any], resources: dict[str, float], memory: float | None) -> None:

@@ -46,7 +46,8 @@ def fit(
         report: called by every worker with each logged row: iteration, train_loss, learning_rate, gradient_norm, lines,
             tokens, train_seconds, and evaluate()'s scores where it was evaluated.
         should_stop: asked before every iteration; the state is saved before this returns.
-        settled: report an evaluation only once its state is on disk. Whoever gets the report may then end the process.
+        settled: report an evaluation only once its state is on disk. Whoever gets the report may then end the process,
+            or a worker that is alone by should_stop, with no iteration more.
     Raises:
         UserError: nothing to resume, a run that is in the way, a loss that is not finite, no memory, a full disk.
     """
@@ -77,6 +78,7 @@ def fit(
                 keeper.settle()
             if logged:
                 report(row)
+            stopping |= due and settled and world.size == 1 and should_stop()
     return summarize(run, config, dataset, world, started)
 
 

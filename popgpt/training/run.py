@@ -126,11 +126,11 @@ def summarize(run: Run, config: Config, dataset: Dataset, world: World, started:
 
     It is written with each state; its status is `interrupted` as long as max_iters is not reached.
     """
-    scores = run.scores or {}
+    scores = shown(run.scores or {})
     return {
         "status": "completed" if run.iteration >= config.max_iters else "interrupted",
         **({"split": "val"} if scores else {}),
-        **{key: value for key, value in scores.items() if key not in PASSING},
+        **scores,
         "last_iteration": run.iteration,
         "train_seconds": run.train_seconds,
         "wall_seconds": time.perf_counter() - started,
@@ -143,3 +143,8 @@ def summarize(run: Run, config: Config, dataset: Dataset, world: World, started:
         "dataset_fingerprint": dataset.meta.fingerprint,
         "checkpoint": absolute(Folder(config.out_dir).at(folder.BEST)) if scores else None,
     }
+
+
+def shown(scores: Row) -> Row:
+    """Of an evaluation's row, what result.json holds."""
+    return {key: value for key, value in scores.items() if key not in PASSING}

@@ -25,7 +25,7 @@ from popgpt.training.loop import Row, fit
 from popgpt.training.world import World
 from tests.conftest import tiny_config
 from tests.moments import MOMENTS, RUN, Moment, finished, phase, rows
-from tests.nodes import cluster, kill, nothing_is_held, opened, wait_for, worker_pids
+from tests.nodes import cluster, file_of, kill, nothing_is_held, opened, wait_for, worker_pids
 from tests.runs import left
 
 pytestmark = [
@@ -108,8 +108,8 @@ def test_a_worker_that_hangs_is_started_again(
 
 def ranked_pids(config: Config) -> list[int]:
     """The processes of the group that trains in out_dir: first that of rank 0, which alone holds the folder's lock."""
-    lock = os.stat(Path(config.out_dir) / folder.WRITER_LOCK).st_ino
-    return sorted(worker_pids(), key=lambda pid: lock not in {os.stat(path).st_ino for path in opened(pid)})
+    lock = file_of(Path(config.out_dir) / folder.WRITER_LOCK)
+    return sorted(worker_pids(), key=lambda pid: lock not in opened(pid))
 
 
 def stopped(pids: list[int]) -> list[int]:

@@ -1,5 +1,6 @@
 """ASHA: its decision with literals, its course on simulated time, and one sweep on the real Ray Tune."""
 
+import gc
 import json
 import math
 from pathlib import Path
@@ -321,9 +322,11 @@ def test_promotion_goes_on_from_its_state_as_if_nothing_had_been(done: int) -> N
     assert told == whole
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 def test_on_ray_tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    monkeypatch.setenv("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
     import ray
     from ray import tune
 
@@ -345,6 +348,7 @@ def test_on_ray_tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ).fit()
     finally:
         ray.shutdown()
+        gc.collect()
     last = {str(r.config["q"]): r.metrics.get("iteration") for r in results if r.config}
     assert last == {"0.9": 400, "0.1": 100, "0.5": None, "nan": 100}
     assert len(results.errors) == 1

@@ -98,6 +98,21 @@ def test_a_state_is_named_that_is_whole_though_what_follows_it_fails(
     assert checkpoint.load_best(config.out_dir)["iteration"] == 6
 
 
+def test_a_run_that_settles_ends_at_the_evaluation_it_is_stopped_at_and_goes_on_exactly(
+    tiny: Make, tmp_path: Path
+) -> None:
+    shape = {"max_iters": 6, "eval_interval": 2, "log_interval": 1}
+    whole, part = (tiny(**shape, out_dir=str(tmp_path / name)) for name in ("whole", "part"))
+    run(whole)
+    seen: list[Row] = []
+    result = fit(part, ensure_dataset(part), ALONE, seen.append, lambda: len(seen) == 2, settled=True)
+    assert (result["last_iteration"], read_metrics(Folder(part.out_dir))) == (2, seen)
+    assert folder.state_names(Folder(part.out_dir)) == ["state-2.pt"]
+    run(part, settled=True)
+    assert same_states(whole, part)
+    assert logged(part) == logged(whole)
+
+
 def test_training_learns(tiny: Make) -> None:
     _, rows = run(tiny(max_iters=60, eval_interval=60, batch_size=16, learning_rate=0.01))
     assert rows[-1]["train_loss"] < 0.75 * rows[0]["train_loss"]
