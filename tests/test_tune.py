@@ -231,7 +231,7 @@ def test_ctrl_c_as_the_last_trial_ends_starts_no_finalist_and_is_heard_again_aft
 
     def interrupted(record: Record, *event: Any) -> None:
         take(record, *event)
-        if not record.open_trials():
+        if not record.open_trials() and not record.finalists:
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patched:
