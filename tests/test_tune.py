@@ -36,7 +36,7 @@ from popgpt.training.world import World
 from tests.conftest import TINY
 from tests.nodes import COORDINATOR, PATIENCE, WORKER, cluster, file_of, kill, nothing_is_held, opened, pids, wait_for
 
-SIGNALS = (signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 
 

@@ -6,7 +6,9 @@ import gc
 import json
 import logging
 import os
+import signal
 import socket
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -73,6 +75,7 @@ def connected() -> Iterator[Resources]:
     if address is None:
         set_environment(HERE)
         yield_cores(True)
+    terminate = signal.getsignal(signal.SIGTERM)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         options = {"address": address} if address else {"address": "local", "include_dashboard": False}
@@ -84,6 +87,8 @@ def connected() -> Iterator[Resources]:
             raise UserError(f"{what}: {said.splitlines()[0]}") from error
         finally:
             yield_cores(False)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, terminate)  # Ray has put its own in place, which tells nobody
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # what fails is raised, or told by its trial
     try:
         total = ray.cluster_resources()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import signal
@@ -186,6 +187,7 @@ def fit_until_signalled(tuner: tune.Tuner) -> bool:
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "0"
     try:
         tuner.fit()
     finally:
