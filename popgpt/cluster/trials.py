@@ -42,7 +42,7 @@ class Witness(tune.Callback):  # type: ignore[misc]
         self._config_of = config_of
         self._scheduler = scheduler
         self._errors: dict[str, str] = {}
-        self._one_died = False
+        self._left_a_group = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray keeps a copy of a sweep on disk, which popgpt never goes back to."""
@@ -67,12 +67,13 @@ class Witness(tune.Callback):  # type: ignore[misc]
         name = trial.config["id"]
         reason = self._errors.pop(name, None)
         if reason is None:
-            self._one_died = True
-            reason = cause_of_death(Path(trial.error_file).read_text(), make_config(self._config_of(name)))
+            config = make_config(self._config_of(name))
+            self._left_a_group |= config.workers > 1
+            reason = cause_of_death(Path(trial.error_file).read_text(), config)
         self._tell(name, "failed", {"reason": reason})
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if self._one_died:
+        if self._left_a_group:
             free_abandoned_places()
 
 
