@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +38,15 @@ TINY: dict[str, Any] = {
 settings.register_profile("popgpt", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines stall
 settings.load_profile("popgpt")
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny matrices: more threads only wait for each other; children inherit it
+
+
+@pytest.fixture(autouse=True)
+def handlers_as_they_were() -> Iterator[None]:
+    """Ray Tune leaves its own behind, which hear no Ctrl-C once it has ended."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
