@@ -49,11 +49,12 @@ def train(config: Config, local: bool) -> Row:
 
     run_folder = Folder(config.out_dir)
     with folder.told_of_store(run_folder):
-        folder.holds_unfinished(config)  # refused at once, what can be
+        going_on = folder.holds_unfinished(config)
     with folder.told_of_store(run_folder), ready_alone(config) if local else ready_on_ray(config) as fit:
         dataset = ensure_dataset(config)
         with folder.claimed(run_folder, folder.DRIVER_LOCK, patience=0):
-            record = begin_record(config, dataset, folder.holds_unfinished(config))
+            going_on = going_on or folder.holds_unfinished(config)  # another command may have been faster
+            record = begin_record(config, dataset, going_on)
             with ended(record, config) as end, TrainingProgress(config) as progress, stop_on_interrupt() as should_stop:
 
                 def report(row: Row) -> None:
