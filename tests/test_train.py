@@ -7,10 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from popgpt import evaluate, sample, tracking, train
-from popgpt.config import UserError
+from popgpt import cli, evaluate, sample, tracking, train
+from popgpt.config import Config, UserError, load_config
+from popgpt.data.dataset import Dataset, ensure_dataset
+from popgpt.files import Folder
+from popgpt.training import checkpoint, folder
+from popgpt.training.loop import fit
+from popgpt.training.world import World
 from tests.conftest import TINY
 
 LOCAL = ["--local", "device=cpu"]
@@ -55,9 +61,7 @@ def test_a_local_run_from_training_to_answers(here: Path, capsys: pytest.Capture
 
 def test_scoring_a_file_tells_seen_from_unseen(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train.main(["tiny.yaml", *LOCAL])
-    from popgpt.data.dataset import ensure_dataset
-
-    dataset = ensure_dataset(train.load_config("tiny.yaml"))
+    dataset = ensure_dataset(load_config("tiny.yaml"))
     known, held_out = dataset.split("train").lines(0, 3), dataset.split("test").lines(0, 2)
     Path("lines.txt").write_text("\ufeff" + "\r\n".join([*known, *held_out]))
     capsys.readouterr()
@@ -95,6 +99,31 @@ def test_a_run_is_not_written_over(here: Path) -> None:
     assert train.main(["tiny.yaml", *LOCAL, "init_from=resume", "max_iters=6"]) == 0
     after = json.loads((here / "out" / "result.json").read_text())
     assert (before["last_iteration"], after["last_iteration"]) == (4, 6)
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["by its workers", "by another command"])
+def test_a_run_that_is_completed_while_its_command_starts(
+    here: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    """Workers of a driver that was killed leave what it would have left; another command's run is not written over."""
+    config = cli.absolute(load_config("tiny.yaml", ["device=cpu"]))
+    ready, alone = ensure_dataset(config), World(torch.device("cpu"))
+    if begun:
+        folder.write_config(config)
+        fit(config, ready, alone, should_stop=lambda: True)
+
+    def complete(config: Config) -> Dataset:
+        folder.write_config(config)
+        assert fit(config, ready, alone)["status"] == "completed"
+        return ready
+
+    monkeypatch.setattr("popgpt.data.dataset.ensure_dataset", complete)
+    if begun:
+        assert train.main(["tiny.yaml", *LOCAL]) == 0
+    else:
+        with pytest.raises(UserError, match="holds a finished run"):
+            train.main(["tiny.yaml", *LOCAL])
+    assert [row["iteration"] for row in folder.read_metrics(Folder("out"))] == [1, 2, 3, 4]
 
 
 def test_a_run_is_in_mlflow_once_with_all_that_compares_it(
@@ -168,9 +197,6 @@ def test_a_signal_saves_the_state_and_a_resume_ends_as_if_undisturbed(here: Path
     assert again.returncode == 0
     assert f"going on with the run in {here / 'out'} after iteration 6\n" in again.stderr
     assert popgpt("popgpt.train", *words, "out_dir=whole", cwd=here).returncode == 0
-    from popgpt.files import Folder
-    from popgpt.training import checkpoint
-
     ours, whole = (checkpoint.load(Folder(here / name), "state-400.pt")["model"] for name in ("out", "whole"))
     assert all((ours[name] == whole[name]).all() for name in ours)
 
