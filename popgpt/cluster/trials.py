@@ -188,7 +188,7 @@ def fit_until_signalled(tuner: tune.Tuner) -> bool:
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "0"
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "0"  # whatever was set: the answer rests on Ray's handler
     try:
         tuner.fit()
     finally:
