@@ -203,9 +203,9 @@ def test_a_group_that_waits_for_a_busy_cluster_can_be_interrupted(
     tiny: Make, nodes: Any, number: int, fewest: int | None
 ) -> None:
     config = tiny(**ENDLESS, min_workers=fewest)
-    wait_for(lambda: not pids("ray::TrainController"), "the groups of other tests to end", every=0.1)
+    others = set(pids("ray::TrainController"))
     with busy(), Command(config) as driver:
-        wait_for(lambda: pids("ray::TrainController"), "the group", every=0.1)
+        wait_for(lambda: set(pids("ray::TrainController")) - others, "the group", every=0.1)
         driver.interrupt(number)
         code, _, errors = driver.end()
     assert code == 130, errors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,17 +14,24 @@ from ray.train.v2._internal.execution.callback import ControllerCallback
 
 DEATH = "a worker's process died"
 LOST = "the connection between workers broke"
+GIVE_UP_SECONDS = 10  # which a group has to end once it is aborted
 CONNECTION = re.compile(r"gloo|nccl|connection|socket", re.IGNORECASE)
 
 
 class Handle(ControllerCallback):  # type: ignore[misc]
-    """Hands the driver the controller, which alone can abort a group."""
+    """Hands the driver the controller, which alone can abort a group, and sees that it ends with the group.
+
+    An actor that exits waits for its other methods; Ray counts it as dead by then, and kills it no more.
+    """
 
     def __init__(self, channel: Any):
         self._channel = channel
 
     def after_controller_start(self, train_run_context: Any) -> None:
         self._channel.push.remote({"controller": ray.get_runtime_context().current_actor})
+
+    def before_controller_abort(self) -> None:
+        signal.alarm(GIVE_UP_SECONDS)
 
 
 class Failures(UserCallback):  # type: ignore[misc]

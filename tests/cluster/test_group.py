@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 
 from popgpt.cluster import session
+from popgpt.cluster.controller import Handle
 from popgpt.config import Config, UserError
 from popgpt.data.dataset import ensure_dataset
 from popgpt.files import Folder
 from popgpt.training.folder import last_state, read_metrics
 from popgpt.training.loop import Row, fit
 from popgpt.training.world import World
-from tests.nodes import kill, worker_pids
+from tests.nodes import kill, nothing_is_held, pids, wait_for, worker_pids
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 Make = Callable[..., Config]
@@ -60,6 +64,35 @@ def test_a_mistake_that_a_worker_finds_is_told_in_one_line(tiny: Make, resources
     config = tiny(learning_rate=1e30, optimizer="adamw", warmup_iters=0, grad_clip=0.0, workers=2)
     with pytest.raises(UserError, match="the loss is not finite at iteration"):
         train(config, resources)
+    wait_for(nothing_is_held, "its cores", every=0.1)
+    wait_for(lambda: not pids("ray::TrainController"), "its controller to end", every=0.1)
+
+
+def test_an_aborted_controller_ends_though_its_run_does_not(resources: session.Resources) -> None:
+    """Ray waits for it for ever."""
+
+    @ray.remote(num_cpus=0)
+    class Controller:
+        async def pid(self) -> int:
+            return os.getpid()
+
+        async def run(self) -> None:
+            while True:
+                await asyncio.sleep(0.1)
+
+        async def abort(self) -> None:
+            Handle(None).before_controller_abort()
+            ray.actor.exit_actor()
+
+    controller = Controller.remote()  # type: ignore[attr-defined]
+    pid = ray.get(controller.pid.remote())
+    running = controller.run.remote()
+    with pytest.raises(ray.exceptions.RayError):
+        ray.get(controller.abort.remote())
+    assert pid in pids("ray::Controller")
+    wait_for(lambda: pid not in pids("ray::Controller"), "the controller to end", every=0.1)
+    with pytest.raises(ray.exceptions.RayError):
+        ray.get(running)
 
 
 def test_workers_that_are_asked_to_stop_save_their_state(tiny: Make, resources: session.Resources) -> None:
