@@ -20,7 +20,7 @@ from popgpt.sweep.ranking import iterations, table
 from popgpt.sweep.record import Record
 
 Row = dict[str, Any]
-STOPPING = b"stopping after this iteration; Ctrl-C again to stop at once\n"
+STOPPING_LINE = b"stopping after this iteration; Ctrl-C again to stop at once\n"
 
 
 class Unbreakable:
@@ -197,7 +197,7 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked = True
         with contextlib.suppress(AttributeError, OSError, ValueError):  # there is no stderr, it is broken, it is closed
-            os.write(sys.stderr.fileno(), STOPPING)  # not printed: this may have come in the midst of a print
+            os.write(sys.stderr.fileno(), STOPPING_LINE)  # not printed: this may have come in the midst of a print
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -14,7 +14,7 @@ from tests.nodes import wait_for
 
 # A run of some seconds: rows come at every iteration, a state at every twentieth.
 RUN = {
-    **{"max_iters": 240, "eval_interval": 20, "log_interval": 1, "dropout": 0.1, "workers": 2},
+    **{"max_iters": 320, "eval_interval": 20, "log_interval": 1, "dropout": 0.1, "workers": 2},
     **{"val_lines": 120, "dataset": "calculator-faults", "worker_timeout": 120.0},
 }
 
@@ -38,7 +38,7 @@ class Moment:
         if self.phase == "starting":
             time.sleep(chosen.uniform(0, start_seconds))
             return
-        row = chosen.randrange(config.max_iters // 2)
+        row = chosen.randrange(2 * config.max_iters // 3)
         if self.phase == "evaluating":  # what follows the row before that of an evaluation
             row = max(1, row // config.eval_interval) * config.eval_interval - 1
         wait_for(lambda: rows(config) >= row, f"iteration {row}")
