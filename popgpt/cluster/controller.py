@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,26 +11,22 @@ from ray.train import UserCallback
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.callback import ControllerCallback
 
+from popgpt.cluster.session import exit_surely
+
 DEATH = "a worker's process died"
 LOST = "the connection between workers broke"
-GIVE_UP_SECONDS = 10  # which a group has to end once it is aborted
 CONNECTION = re.compile(r"gloo|nccl|connection|socket", re.IGNORECASE)
 
 
 class Handle(ControllerCallback):  # type: ignore[misc]
-    """Hands the driver the controller, which alone can abort a group, and sees that it ends with the group.
-
-    An actor that exits waits for its other methods; Ray counts it as dead by then, and kills it no more.
-    """
+    """Hands the driver the controller, which alone can abort a group."""
 
     def __init__(self, channel: Any):
         self._channel = channel
 
     def after_controller_start(self, train_run_context: Any) -> None:
+        exit_surely()
         self._channel.push.remote({"controller": ray.get_runtime_context().current_actor})
-
-    def before_controller_abort(self) -> None:
-        signal.alarm(GIVE_UP_SECONDS)
 
 
 class Failures(UserCallback):  # type: ignore[misc]

@@ -19,7 +19,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from popgpt.cluster.channel import Channel
-from popgpt.cluster.controller import DEATH, GIVE_UP_SECONDS, LOST, Failures, Handle, cause
+from popgpt.cluster.controller import DEATH, LOST, Failures, Handle, cause
 from popgpt.cluster.worker import work
 from popgpt.config import Config, UserError
 from popgpt.files import Folder
@@ -28,6 +28,7 @@ from popgpt.training.loop import Row, memory_advice
 
 POLL_SECONDS = 0.5
 SPARE_SECONDS = 10  # what the driver sees of a worker that hangs says more than the others' exchange that fails
+GIVE_UP_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
 
@@ -175,10 +176,12 @@ class Group:
         return self._thread.is_alive()
 
     def end(self, controller: Any) -> None:
-        """Abort what still runs, end the controller, and wait for both. One that waits for a place hears nothing."""
+        """Abort what still runs, and kill the controller: one that waits for a place hears nothing of the abort, and
+        an actor that exits by itself waits for its other methods, and may lock itself up (`session.exit_surely`).
+        """
         if controller:
             if self.running():
-                with suppress(ray.exceptions.RayError):  # it ended, is about to, or hangs
+                with suppress(ray.exceptions.RayError):  # it ended, or is about to, or does not answer
                     ray.get(controller.abort.remote(), timeout=GIVE_UP_SECONDS)
             ray.kill(controller)
         self._thread.join(GIVE_UP_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import logging
@@ -32,6 +33,7 @@ HERE = {
     "RAY_worker_niceness": "0",  # as a training without Ray
 }
 CONNECT_SECONDS = 3.0
+EXIT_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,13 @@ def yield_cores(yielding: bool) -> None:
     if hasattr(os, "sched_setscheduler"):
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH if yielding else os.SCHED_OTHER, os.sched_param(0))
+
+
+def exit_surely() -> None:
+    """Have the kernel end this process of Ray's some time after its exit began. Ray 2.60's may lock itself up in a
+    destructor (`Publisher`, which posts to a queue that is being taken down), when no part of Ray knows of it any more.
+    """
+    atexit.register(signal.alarm, EXIT_SECONDS)
 
 
 def cluster_address() -> str | None:

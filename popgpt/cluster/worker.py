@@ -11,7 +11,7 @@ import ray
 import torch
 
 from popgpt.cluster.channel import StopFlag
-from popgpt.cluster.session import yield_cores
+from popgpt.cluster.session import exit_surely, yield_cores
 from popgpt.config import UserError, make_config
 from popgpt.data.batches import make_rows
 from popgpt.data.dataset import dataset_path, open_dataset
@@ -28,6 +28,7 @@ def work(settings: dict[str, Any]) -> None:
     """One worker of a group that Ray Train started, or started again."""
     from ray.train.torch import get_device
 
+    exit_surely()
     config, channel = make_config(settings["config"]), settings["channel"]
     take_cores(settings["cpus"])
     world = World.joined(get_device() if settings["gpu"] else torch.device("cpu"))
@@ -73,6 +74,7 @@ def try_out(values: dict[str, Any], resources: dict[str, float], memory: float |
         resources: CPU and GPU of each of its workers.
         memory: the part of its GPU's memory that its tensors may take; None: all.
     """
+    exit_surely()
     config = make_config(values)
     report = TrialReport()
     if config.workers == 1:
@@ -92,6 +94,7 @@ def try_out(values: dict[str, Any], resources: dict[str, float], memory: float |
 
 def gpu_memory_of(values: dict[str, Any]) -> dict[str, int]:
     """What `probe.gpu_memory` says of a trial, in a process that Ray gives a whole GPU. Raises UserError."""
+    exit_surely()
     config = make_config({**values, "device": "cuda"})
     dataset = open_dataset(dataset_path(config))
     with told_plainly(config):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +14,7 @@ from ray._private import services
 
 from popgpt.cluster.session import cluster_address, connected
 from popgpt.config import UserError
+from tests.nodes import PATIENCE
 
 
 @pytest.fixture
@@ -64,3 +68,15 @@ def test_a_ray_that_fails_is_told_of_in_one_line(
     monkeypatch.setattr(ray, "init", fail)
     with pytest.raises(UserError, match=f"^{said}: The current node timed out during startup.$"), connected():
         pass
+
+
+@pytest.mark.parametrize(("first", "code"), [("threading.Event().wait", -signal.SIGALRM), ("threading.Event", 0)])
+def test_a_process_whose_exit_locks_up_is_ended(first: str, code: int) -> None:
+    lines = [
+        "import atexit, threading",
+        "from popgpt.cluster import session",
+        f"atexit.register({first})",
+        "session.EXIT_SECONDS = 1",
+        "session.exit_surely()",
+    ]
+    assert subprocess.run([sys.executable, "-c", "\n".join(lines)], timeout=PATIENCE).returncode == code
