@@ -70,13 +70,15 @@ def test_a_ray_that_fails_is_told_of_in_one_line(
         pass
 
 
-@pytest.mark.parametrize(("first", "code"), [("threading.Event().wait", -signal.SIGALRM), ("threading.Event", 0)])
-def test_a_process_whose_exit_locks_up_is_ended(first: str, code: int) -> None:
+@pytest.mark.parametrize(
+    ("first", "seconds", "code"), [("threading.Event().wait", 1, -signal.SIGALRM), ("threading.Event", 100, 0)]
+)
+def test_a_process_whose_exit_locks_up_is_ended(first: str, seconds: int, code: int) -> None:
     lines = [
         "import atexit, threading",
         "from popgpt.cluster import session",
         f"atexit.register({first})",
-        "session.EXIT_SECONDS = 1",
+        f"session.EXIT_SECONDS = {seconds}",
         "session.exit_surely()",
     ]
     assert subprocess.run([sys.executable, "-c", "\n".join(lines)], timeout=PATIENCE).returncode == code
