@@ -68,7 +68,7 @@ def test_a_mistake_that_a_worker_finds_is_told_in_one_line(tiny: Make, resources
 
 
 def test_a_controller_ends_though_its_run_does_not(resources: session.Resources) -> None:
-    """As an actor that exits waits for its methods."""
+    """An actor that exits by itself would wait for it."""
     from popgpt.cluster.group import Group
 
     @ray.remote(num_cpus=0)
