@@ -3,16 +3,19 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+JOBS ?= 3
+PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup --durations 25 --durations-min 1
 MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 
-.PHONY: help install tune train ui test test-slow lint clean
+.PHONY: help install tune train ui test test-slow soak lint clean
 
 help:
 	@echo "make tune       sweep search_spaces/calculator.yaml on this machine; the last sweep is kept as *.old-N"
 	@echo "make train      one run of configs/calculator.yaml into out/calculator"
 	@echo "make ui         the MLflow UI over the recorded runs"
-	@echo "make test       lint, types and the tests, all but slow and gpu ones"
+	@echo "make test       lint, types and the tests, all but slow and gpu ones; JOBS=$(JOBS) at a time"
 	@echo "make test-slow  the tests marked slow"
+	@echo "make soak       the whole of what those two run a sample of: an hour"
 	@echo "make clean      remove $(VENV); data, runs and sweeps stay"
 
 install: $(INSTALLED)
@@ -32,10 +35,13 @@ ui: install
 	$(BIN)/python -m mlflow ui --backend-store-uri $(MLFLOW_TRACKING_URI)
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu and not soak"
 
 test-slow: install
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(PYTEST) -m "slow and not gpu and not soak"
+
+soak: install
+	$(PYTEST) -m "soak and not gpu"
 
 lint: install
 	$(BIN)/ruff check .

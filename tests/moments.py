@@ -54,6 +54,7 @@ MOMENTS = [
     *(Moment("evaluating", seed) for seed in range(2)),
     *(Moment("writing", seed) for seed in range(2)),
 ]
+SAMPLE = [Moment("starting", 0), Moment("training", 1), Moment("evaluating", 0), Moment("writing", 0)]
 
 
 def rows(config: Config) -> int:

@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.ports import hold_port, number_of
+
 KEYS = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",
@@ -72,21 +74,20 @@ class Server:
 
 def serve(log: Path) -> Server:
     """Start a server, and wait until it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with open(log, "wb") as file:
+    held = hold_port()
+    port = number_of(held)
+    with held, open(log, "wb") as file:
         words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
         process = subprocess.Popen(words, stdout=file, stderr=file)
-    deadline = time.monotonic() + 300
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return Server(process, port)
-        except OSError:
-            if time.monotonic() > deadline or process.poll() is not None:
-                raise
-            time.sleep(0.1)
+        deadline = time.monotonic() + 300
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                return Server(process, port)
+            except OSError:
+                if time.monotonic() > deadline or process.poll() is not None:
+                    raise
+                time.sleep(0.1)
 
 
 class Way:
@@ -109,9 +110,7 @@ class Way:
         self._away = True
         self._listener.shutdown()
         self._listener.server_close()
-        self._held = socket.socket()  # nobody else is to get the port
-        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._held.bind(("127.0.0.1", self.port))
+        self._held = hold_port(self.port)  # nobody else is to get it
         for end in self._open:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

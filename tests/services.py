@@ -17,6 +17,7 @@ from popgpt.tracking import helper, sender
 from popgpt.tracking.failure import failure
 from popgpt.tracking.identity import Identity
 from popgpt.tracking.sender import Operation, UnsentError
+from tests.ports import hold_port, number_of
 
 
 class Inside(sender.Helper):
@@ -42,16 +43,11 @@ def client(uri: str) -> Any:
     return MlflowClient(uri)
 
 
-def free_port() -> int:
-    with closing(socket.socket()) as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
 @contextmanager
 def server(folder: Path) -> Iterator[int]:
     """An MLflow server on an SQLite store in `folder`, while the context lasts. Yields its port."""
-    port = free_port()
+    held = hold_port()
+    port = number_of(held)
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
     command += ["--uvicorn-opts", "--timeout-keep-alive 60"]  # longer than a slow proxy takes
     stores = ["--backend-store-uri", f"sqlite:///{folder}/s.db", "--artifacts-destination", str(folder / "artifacts")]
@@ -69,6 +65,7 @@ def server(folder: Path) -> Iterator[int]:
             process.wait(120)
         process.kill()
         process.wait()
+        held.close()
 
 
 def listens(port: int) -> bool:
@@ -78,12 +75,13 @@ def listens(port: int) -> bool:
 
 class Proxy:
     """A port of its own before the server's. While it is closed, connections are refused and those there are cut.
-    `delay`: seconds before each request is passed on.
+    `delay`: seconds before each request is passed on. Its port is its own until it is given back.
     """
 
     def __init__(self, port: int):
         self._to = port
-        self.port = free_port()
+        self._held = hold_port()
+        self.port = number_of(self._held)
         self.delay = 0.0
         self._listener: socket.socket | None = None
         self._open: set[socket.socket] = set()
@@ -107,6 +105,11 @@ class Proxy:
             self._open.clear()
         for one in ends:
             end(one)
+
+    def give_back(self) -> None:
+        """Close it, for good."""
+        self.close()
+        self._held.close()
 
     def _accept(self, listener: socket.socket) -> None:
         while True:

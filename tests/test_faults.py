@@ -25,15 +25,16 @@ from popgpt.config import Config
 from popgpt.files import Folder
 from popgpt.training import folder
 from tests.conftest import tiny_config
-from tests.moments import MOMENTS, RUN, Moment, finished, phase, rows
+from tests.moments import MOMENTS, RUN, SAMPLE, Moment, finished, phase, rows
 from tests.nodes import PATIENCE, cluster, kill, pids, wait_for, worker_pids
 from tests.runs import left
+from tests.samples import sample_and_whole
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
 )
 Make = Callable[..., Config]
-LONG = {"max_iters": 1600, "eval_interval": 20, "log_interval": 4, "dropout": 0.1}
+LONG = {"max_iters": 400, "eval_interval": 20, "log_interval": 4, "dropout": 0.1}
 ENDLESS = {**RUN, "max_iters": 1_000_000, "eval_interval": 1_000_000}
 MEMORY_BYTES = 5_000_000_000
 
@@ -119,12 +120,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Config
     return config
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("moment", MOMENTS, ids=str)
+@pytest.mark.parametrize("moment", sample_and_whole(SAMPLE, MOMENTS))
 def test_a_driver_that_is_killed_at_any_moment_changes_nothing(tiny: Make, undisturbed: Config, moment: Moment) -> None:
-    """The same command goes on; for two of the ten with a Ray that dies with its driver."""
+    """The same command goes on; for two of them with a Ray that dies with its driver."""
     config = tiny(**RUN)
-    own_ray = moment in (MOMENTS[0], MOMENTS[3])
+    own_ray = moment in SAMPLE[:2]
     with Command(config, own_ray=own_ray) as driver:
         moment.wait(config, start_seconds=8)
         doing = "finished" if finished(config) else phase(config)
@@ -297,11 +297,11 @@ def test_too_little_memory_is_told_with_what_to_lower(tiny: Make, over: dict[str
 
 def test_a_loss_that_is_not_finite_names_the_state_before_it(tiny: Make, whole: Config) -> None:
     """A run goes on with a learning rate that its weights do not survive."""
-    config = tiny(**{**LONG, "max_iters": 1700}, init_from="resume", learning_rate=1e30, min_lr=1e30, grad_clip=0.0)
+    config = tiny(**{**LONG, "max_iters": 500}, init_from="resume", learning_rate=1e30, min_lr=1e30, grad_clip=0.0)
     shutil.copytree(whole.out_dir, config.out_dir)
     line = error_of(command(config, "--local"))
     assert re.search(r"is not finite at iteration \d+ \(learning_rate=1e\+30\); lower learning_rate", line), line
-    assert line.endswith(f"the last good state is {config.out_dir}/state-1600.pt")
+    assert line.endswith(f"the last good state is {config.out_dir}/state-400.pt")
 
 
 def test_more_workers_than_a_cluster_has_are_refused_at_once(tiny: Make, nodes: Any) -> None:

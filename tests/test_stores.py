@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from popgpt.files import Folder
 from popgpt.training import folder
 from tests import s3
 from tests.conftest import TINY
+from tests.nodes import PATIENCE, wait_for
 from tests.training.test_loop import logged, same_states
 
 Make = Callable[..., Config]
@@ -173,16 +173,14 @@ def test_two_workers_whose_server_goes_away_go_on_when_it_is_back(
 ) -> None:
     way = s3.Way(s3_server)
     monkeypatch.setenv("AWS_ENDPOINT_URL", way.environment["AWS_ENDPOINT_URL"])
-    shape = {"max_iters": 3000, "eval_interval": 250, "log_interval": 250, "seed": 3}
+    shape = {"max_iters": 1000, "eval_interval": 250, "log_interval": 250, "seed": 3}
     config = tiny(**shape, out_dir=store, workers=2)
     (here / "tiny.yaml").write_text(yaml.safe_dump({**config.model_dump()}))
     words = [sys.executable, "-m", "popgpt.train", "tiny.yaml"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while folder.RESULT not in Folder(store).names() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_for(lambda: folder.RESULT in Folder(store).names(), "an evaluation", every=0.1)
     way.cut()
-    _, errors = process.communicate(timeout=200)
+    _, errors = process.communicate(timeout=PATIENCE)
     way.mend()
     (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert re.match(rf"error: out_dir={store}: the store does not answer \(.*\); {store}/state-\d+\.pt is whole", line)

@@ -210,7 +210,7 @@ def mlflow_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 def proxy(mlflow_port: int) -> Iterator[Proxy]:
     way = Proxy(mlflow_port)
     yield way
-    way.close()
+    way.give_back()
 
 
 class Training:

@@ -33,15 +33,18 @@ from popgpt.training.checkpoint import load_best
 from popgpt.training.folder import METRICS, WRITER_LOCK, claimed, read_metrics, state_names
 from popgpt.training.loop import fit
 from popgpt.training.world import World
-from tests.conftest import TINY
+from tests.conftest import TINY, KeptRay
 from tests.nodes import COORDINATOR, PATIENCE, WORKER, cluster, file_of, kill, nothing_is_held, opened, pids, wait_for
+from tests.samples import sample_and_whole
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 
 
 @pytest.fixture
-def here(tmp_path: Path, shared_data: Path, empty_store: bytes, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(
+    tmp_path: Path, shared_data: Path, empty_store: bytes, shared_ray: KeptRay, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """A folder to work in, with a tiny search space in space.yaml and an empty MLflow store."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -65,7 +68,11 @@ def found(here: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("rule", ["promote", "stop"])
-def test_a_sweep_from_its_space_to_its_winner(here: Path, capsys: pytest.CaptureFixture[str], rule: str) -> None:
+def test_a_sweep_from_its_space_to_its_winner(
+    here: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str], rule: str
+) -> None:
+    if rule == "promote":
+        request.getfixturevalue("own_ray")
     words = ["space.yaml", f"asha.rule={rule}"]
     assert tune.main(words) == 0
     output = capsys.readouterr()
@@ -518,7 +525,7 @@ def test_starting_anew_keeps_the_old_sweep(here: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("interrupted", [False, True], ids=["to its end", "Ctrl-C"])
-def test_trials_of_two_workers_leave_nothing_on_a_ray_of_others(here: Path, interrupted: bool) -> None:
+def test_trials_of_two_workers_leave_nothing_on_a_ray_of_others(here: Path, own_ray: None, interrupted: bool) -> None:
     """Four on two cores, so that a place which is not given back ends in a wait without end."""
     words = ["workers=2", "resources.cpus_per_trial=2", "eval_interval=3", "asha.grace_period=3", "mlflow_log=false"]
     words += ["max_iters=100000", "eval_interval=100000", "asha=null"] if interrupted else []
@@ -573,7 +580,7 @@ def test_a_trial_that_takes_more_than_its_share_of_a_gpu_fails_alone(
 
 
 @pytest.mark.slow
-def test_a_trial_whose_supervisor_is_killed_gives_its_place_back(here: Path) -> None:
+def test_a_trial_whose_supervisor_is_killed_gives_its_place_back(here: Path, own_ray: None) -> None:
     """On a Ray without a dashboard, whose own cleaner needs one."""
     words = ["workers=2", "resources.cpus_per_trial=2", "asha=null", "d_model=8", "num_samples=1"]
     words += [
@@ -623,16 +630,19 @@ def test_a_signal_ends_cleanly_and_a_resume_finishes(here: Path, number: int) ->
     assert load_config(here / "sweep" / "best" / "config.yaml").init_from == "scratch"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("rule", ["promote", "stop"])
-@pytest.mark.parametrize("at_once", [1, 2])
-def test_a_sweep_killed_five_times_ends_as_one_that_never_was(here: Path, at_once: int, rule: str) -> None:
+@pytest.mark.parametrize(
+    ("at_once", "rule", "kills"),
+    sample_and_whole(
+        [(1, "promote", 2), (2, "stop", 2)], [(at_once, rule, 5) for at_once in (1, 2) for rule in ("promote", "stop")]
+    ),
+)
+def test_a_sweep_that_is_killed_ends_as_one_that_never_was(here: Path, at_once: int, rule: str, kills: int) -> None:
     """Killed at random moments. One trial at a time it ends the same; two at a time nothing of it is lost."""
     words = [sys.executable, "-m", "popgpt.tune", "space.yaml", "num_samples=6", "max_iters=1080", "eval_interval=120"]
     words += ["asha.grace_period=120", f"resources.max_concurrent={at_once}", "d_model={choice: [8, 16]}"]
     words += [f"asha.rule={rule}"]
     moments, resume = random.Random(at_once), []
-    for _ in range(5):
+    for _ in range(kills):
         goal = sum(logged(here).values()) + moments.randrange(1, 150)
         process = subprocess.Popen([*words, *resume], cwd=here, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         wait_for(lambda p=process, goal=goal: sum(logged(here).values()) >= goal or p.poll() is not None, "rows")

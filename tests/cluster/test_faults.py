@@ -24,9 +24,10 @@ from popgpt.training.folder import state_names
 from popgpt.training.loop import Row, fit
 from popgpt.training.world import World
 from tests.conftest import tiny_config
-from tests.moments import MOMENTS, RUN, Moment, finished, phase, rows
+from tests.moments import MOMENTS, RUN, SAMPLE, Moment, finished, phase, rows
 from tests.nodes import cluster, file_of, kill, nothing_is_held, opened, wait_for, worker_pids
 from tests.runs import left
+from tests.samples import sample_and_whole
 
 pytestmark = [
     pytest.mark.slow,
@@ -67,7 +68,7 @@ def undisturbed(nodes: Any, tmp_path_factory: pytest.TempPathFactory, shared_dat
     return config
 
 
-@pytest.mark.parametrize("moment", MOMENTS, ids=str)
+@pytest.mark.parametrize("moment", sample_and_whole(SAMPLE, MOMENTS))
 def test_a_worker_that_is_killed_at_any_moment_changes_nothing(tiny: Make, undisturbed: Config, moment: Moment) -> None:
     config = tiny(**RUN)
     phases = []

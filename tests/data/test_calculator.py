@@ -119,7 +119,7 @@ def test_lines_are_right(options: dict[str, Any]) -> None:
     check(options, 2000, seed=1)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 def test_a_hundred_thousand_lines_are_right(options: dict[str, Any]) -> None:
     check(options, 100_000, seed=2)

@@ -227,8 +227,8 @@ def test_hostile_files(tmp_path: Path, data: bytes, suffix: str, separator: str,
     attack(tmp_path, data, suffix, separator, drop)
 
 
-@pytest.mark.slow
-@settings(max_examples=10_000, deadline=None, suppress_health_check=UNDISTURBED)
+@pytest.mark.soak
+@settings(max_examples=10_000, deadline=None, derandomize=False, suppress_health_check=UNDISTURBED)
 @given(HOSTILE, SUFFIX, SEPARATOR, st.booleans())
 def test_ten_thousand_hostile_files(tmp_path: Path, data: bytes, suffix: str, separator: str, drop: bool) -> None:
     attack(tmp_path, data, suffix, separator, drop)

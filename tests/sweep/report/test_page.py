@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import re
 from html.parser import HTMLParser
@@ -27,6 +28,7 @@ class Reader(HTMLParser):
         self.open: list[str] = []
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
+        self.styles: list[str] = []
         self.rows: list[list[str]] = []
         self.feed(text)
         self.close()
@@ -45,8 +47,8 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.words.append(data)
+        if self.open:
+            (self.styles if self.open[-1] == "style" else self.words).append(data)
         if "td" in self.open:
             self.rows[-1][-1] += data
 
@@ -57,10 +59,19 @@ def read(content: dict[str, Any], study: Study = NOTHING) -> Reader:
     assert markdown(content, study, "/s/my sweep").startswith("# Sweep my sweep\n")
     reader = Reader(text)
     assert not {"script", "link", "img", "iframe", "object", "b"} & {tag for tag, _ in reader.elements}
-    for _, attributes in reader.elements:
-        assert not any(name.startswith("on") or name in ("src", "href") for name in attributes)
-    assert not re.search(r"https?:|url\(|@import|\bnan\b|\binf\b", text, flags=re.IGNORECASE)
+    attributes = [item for _, named in reader.elements for item in named.items()]
+    assert not any(name.startswith("on") or name in ("src", "href") for name, _ in attributes)
+    drawn = [value or "" for name, value in attributes if name != "aria-label"]
+    said = [*reader.words, *(value or "" for name, value in attributes if name == "aria-label")]
+    assert not re.search(r"https?:|url\(|@import", "\n".join(drawn + reader.styles), flags=re.IGNORECASE)
+    assert not not_finite(drawn), "a mark without a place"
+    assert not_finite(said) <= not_finite([json.dumps(content)]), "a number that is none; words may be so called"
     return reader
+
+
+def not_finite(texts: list[str]) -> set[str]:
+    """What may be a number that is not finite: a user's words may be so called too."""
+    return {found.lower() for text in texts for found in re.findall(r"\b(?:nan|inf|infinity)\b", text, re.IGNORECASE)}
 
 
 @pytest.mark.parametrize(
@@ -123,6 +134,21 @@ def test_bars_are_drawn_for_what_is_known() -> None:
     reader = read(SMALL, Study(30, 0.75, known, "Of what differs ..."))
     assert "62%" in reader.words
     assert "| optimizer | 62% ± 10% | 3 |" in markdown(SMALL, Study(30, 0.75, known, ""), "x")
+
+
+@pytest.mark.parametrize("word", ["INF", "nan", "-inf", "url(", "http:"])
+def test_a_value_may_be_called_like_a_number_or_an_address(word: str) -> None:
+    read(sweep(trial("a", {"optimizer": word}, row(10, 0.5), reason=word), space={}))
+
+
+@pytest.mark.parametrize(
+    "mark",
+    ['<circle cx="nan"></circle>', '<polyline points="1,2 3,-inf"></polyline>', "<td>nan</td>", "<p>1 of inf</p>"],
+)
+def test_a_number_that_is_not_finite_is_seen(monkeypatch: pytest.MonkeyPatch, mark: str) -> None:
+    monkeypatch.setattr("tests.sweep.report.test_page.page", lambda *of: f"<table><tr>{mark}</tr></table>")
+    with pytest.raises(AssertionError, match=r"a mark without a place|a number that is none"):
+        read(SMALL)
 
 
 SCORES = st.one_of(st.none(), st.just(math.nan), st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 1))
