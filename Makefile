@@ -7,7 +7,7 @@ JOBS ?= 3
 PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup --durations 25 --durations-min 1
 MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 
-.PHONY: help install tune train ui test test-slow soak lint clean
+.PHONY: help install tune train ui test quick test-slow soak lint clean
 
 help:
 	@echo "make tune       sweep search_spaces/calculator.yaml on this machine; the last sweep is kept as *.old-N"
@@ -34,7 +34,10 @@ train: install
 ui: install
 	$(BIN)/python -m mlflow ui --backend-store-uri $(MLFLOW_TRACKING_URI)
 
-test: lint
+test: install
+	@$(MAKE) --no-print-directory --jobs 2 lint quick
+
+quick: install
 	$(PYTEST) -m "not slow and not gpu and not soak"
 
 test-slow: install

@@ -335,7 +335,8 @@ def test_an_unfinished_run_goes_on_but_not_with_other_parameters(tiny: Make, who
 
 def test_two_processes_do_not_share_a_folder(tiny: Make) -> None:
     config = tiny(**{**LONG, "max_iters": 1_000_000, "eval_interval": 1_000_000})
-    with Command(config, "--local"):
+    with Command(config, "--local") as running:
         wait_for(lambda: rows(config) > 3, "the first rows")
-        line = error_of(command(config, "--local"))
+        with held([running.process.pid]):
+            line = error_of(command(config, "--local"))
     assert line == f"error: out_dir={config.out_dir} is in use by another run; give another out_dir"

@@ -110,7 +110,7 @@ def test_a_sweep_from_its_space_to_its_winner(
 
 
 def test_a_sweep_by_promotion_that_is_interrupted_ends_as_one_that_never_was(
-    here: Path, monkeypatch: pytest.MonkeyPatch
+    here: Path, shared_ray: KeptRay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Interrupted where a trial is held at a rung, and where one that was promoted runs."""
     words = ["space.yaml", "resources.max_concurrent=1", "d_model=8", "num_samples=5", "mlflow_log=false"]
@@ -131,6 +131,7 @@ def test_a_sweep_by_promotion_that_is_interrupted_ends_as_one_that_never_was(
             patched.setattr(Record, "take", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 tune.main([*words, *resume])
+        shared_ray.close()  # a driver that ends takes its trials with it
         resume = ["--resume"]
         statuses = {trial["status"] for trial in found(here)["trials"]}
         assert "paused" in statuses
@@ -194,7 +195,9 @@ def check_finalists_in_mlflow(finalists: dict[str, Any], went_on: list[str]) -> 
 
 
 @pytest.mark.slow
-def test_a_sweep_killed_between_trials_and_finalists_goes_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_killed_between_trials_and_finalists_goes_on(
+    here: Path, own_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ["space.yaml", "finalists=1", "finalist_seeds=1", "d_model=8", "num_samples=3", "mlflow_log=false"]
 
     def killed(*_: Any) -> None:
@@ -231,7 +234,7 @@ def test_a_sweep_killed_between_trials_and_finalists_goes_on(here: Path, monkeyp
 
 
 def test_ctrl_c_as_the_last_trial_ends_starts_no_finalist_and_is_heard_again_afterwards(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, own_ray: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["space.yaml", "finalists=1", "finalist_seeds=1", "d_model=8", "num_samples=3", "mlflow_log=false"]
     handled, take = [signal.getsignal(number) for number in SIGNALS], Record.take
