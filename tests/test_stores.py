@@ -144,27 +144,35 @@ def test_a_sweep_is_on_a_disk(here: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["environment", "query"])
 def test_two_workers_train_into_a_store(
-    here: Path, tiny: Make, store: str, s3_server: s3.Server, monkeypatch: pytest.MonkeyPatch, by: str
+    here: Path,
+    tiny: Make,
+    store: str,
+    s3_server: s3.Server,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    by: str,
 ) -> None:
+    from popgpt import evaluate, sample
+
     query = ""
     if by == "query":
         monkeypatch.delenv("AWS_ENDPOINT_URL")
         query = s3_server.query
-    words = ["popgpt.train", "tiny.yaml", "--workers", "2", f"out_dir={store}{query}"]
-    done = popgpt(*words)
+    words = ["tiny.yaml", "--workers", "2", f"out_dir={store}{query}"]
+    done = popgpt("popgpt.train", *words)
     assert done.returncode == 0, done.stderr
-    again = popgpt(*words)
-    assert again.returncode == 2
-    assert again.stderr.startswith(f"error: out_dir={store}{query} holds a finished run: ")
+    with pytest.raises(UserError, match=rf"^out_dir={re.escape(store + query)} holds a finished run: "):
+        train.main(words)
     alone = tiny(workers=1)
     train.train(cli.absolute(alone), local=True)
     rows, ours = ([row["train_loss"] for row in logged(config)] for config in (alone, tiny(out_dir=store + query)))
     assert rows == pytest.approx(ours, rel=1e-5)
+    capsys.readouterr()
     for where in (f"{store}{query}", f"{store}/ckpt.pt{query}"):
-        done = popgpt("popgpt.evaluate", where, "--split", "test")
-        assert done.stdout.startswith("test: exact match"), done.stderr
-        done = popgpt("popgpt.sample", where, "1+2=")
-        assert done.stdout.startswith("1+2="), done.stderr
+        assert evaluate.main([where, "--split", "test"]) == 0
+        assert capsys.readouterr().out.startswith("test: exact match")
+        assert sample.main([where, "1+2="]) == 0
+        assert capsys.readouterr().out.startswith("1+2=")
 
 
 @pytest.mark.slow

@@ -611,8 +611,8 @@ def test_a_trial_whose_supervisor_is_killed_gives_its_place_back(here: Path, own
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_cleanly_and_a_resume_finishes(here: Path, number: int) -> None:
-    words = [sys.executable, "-m", "popgpt.tune", "space.yaml", "max_iters=3000", "eval_interval=100"]
-    words += ["asha.grace_period=1000", "num_samples=2"]
+    words = [sys.executable, "-m", "popgpt.tune", "space.yaml", "max_iters=1500", "eval_interval=100"]
+    words += ["asha.grace_period=500", "num_samples=2"]
     process = subprocess.Popen(words, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     trial = here / "sweep" / "trials" / "0000"
     wait_for(lambda: list(trial.glob("state-*.pt")) or process.poll() is not None, "a state")
