@@ -17,7 +17,7 @@ from ray._private import services
 
 from popgpt.cluster.session import ENVIRONMENT, cluster_address, connected
 from popgpt.config import UserError
-from tests.nodes import PATIENCE
+from tests.nodes import PATIENCE, exposed, listeners
 
 
 @pytest.fixture
@@ -111,6 +111,12 @@ def test_a_ray_started_here_asks_for_a_token_of_its_own_unless_the_user_has_sett
     assert (found[0] != found[1]) == token.startswith("[")
     assert dict(os.environ) | ENVIRONMENT == before
     assert not list(tmp_path.iterdir())
+
+
+def test_who_listens_to_other_machines_is_found() -> None:
+    """By what tells so of a group's processes, in other tests."""
+    with socket.create_server(("127.0.0.1", 0)), socket.create_server(("0.0.0.0", 0)) as open_to_all:
+        assert {address for _, address in exposed(listeners())} == {f"0.0.0.0:{open_to_all.getsockname()[1]}"}
 
 
 @pytest.mark.parametrize(
