@@ -30,7 +30,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
 }
-LOOPBACK = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+LOOPBACK = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
 HERE = {  # of a Ray that is started here
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process a group, for nodes that a cloud takes away
     "RAY_worker_niceness": "0",  # as a training without Ray
