@@ -42,14 +42,17 @@ def worker_words(workers: str | None) -> list[str]:
 
 def train(config: Config, local: bool) -> Row:
     """Prepare what is missing, train, and record it. Returns what result.json holds."""
-    from popgpt.data.dataset import ensure_dataset
+    from popgpt.data.dataset import ensure_dataset, find_dataset
     from popgpt.files import Folder
     from popgpt.progress import TrainingProgress, stop_on_interrupt
     from popgpt.training import folder
+    from popgpt.training.run import check_can_begin
 
     run_folder = Folder(config.out_dir)
     with folder.told_of_store(run_folder):
         going_on = folder.holds_unfinished(config)
+        folder.check_place(run_folder)
+        check_can_begin(config, find_dataset(config))
     with folder.told_of_store(run_folder), ready_alone(config) if local else ready_on_ray(config) as fit:
         dataset = ensure_dataset(config)
         with folder.claimed(run_folder, folder.DRIVER_LOCK, patience=0):
@@ -128,8 +131,11 @@ def ready_on_ray(config: Config) -> Iterator[Fit]:
     from popgpt.cluster import session
     from popgpt.cluster.group import train_on_workers
 
-    with session.connected() as resources:
-        each = resources.per_worker(config.workers, config.device, config.min_workers)
+    def each_of(has: session.Resources) -> dict[str, float]:
+        return has.per_worker(config.workers, config.device, config.min_workers)
+
+    with session.connected(each_of) as resources:
+        each = each_of(resources)
         yield lambda dataset, report, should_stop: train_on_workers(config, each, report, should_stop)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from popgpt.cluster.session import Resources
     from popgpt.data.dataset import Dataset
     from popgpt.mirror import Mirror
+    from popgpt.sweep import space
     from popgpt.sweep.asha import AshaScheduler
     from popgpt.sweep.record import Record
     from popgpt.sweep.space import Sweep
@@ -59,20 +60,24 @@ def tune(sweep: Sweep, resume: bool, force: bool, retry_failed: bool) -> int:
     """Run the sweep's trials and finalists, score the winner on the test split, tell. Returns the exit code."""
     from popgpt import report, tracking
     from popgpt.cluster import session
+    from popgpt.cluster.placement import place
     from popgpt.data.dataset import ensure_dataset
+    from popgpt.files import Folder
     from popgpt.mirror import Mirror
+    from popgpt.training.folder import check_place
 
     started = time.monotonic()
     if is_uri(sweep.out_dir):
         raise UserError(f"out_dir={sweep.out_dir} should be a path: of a sweep, only this machine's or a shared one's")
     out_dir = Path(sweep.out_dir).resolve()
     record = begin(sweep, out_dir, resume, force, retry_failed)
+    check_place(Folder(out_dir))
     base = cli.absolute(sweep.config())
     dataset = ensure_dataset(base)
     check_some_can_run(record, dataset)
     scheduler = asha_of(record)
     winner, status = None, "failed"
-    with session.connected() as resources:
+    with session.connected(lambda has: place(*demands(record, has), len(record.trials))) as resources:
         placed = placer(record, resources)
         make_place(out_dir, resume)
         record.write(out_dir)
@@ -151,8 +156,9 @@ def recall(record: Record, out_dir: Path, name: str, before: float = float("inf"
 
 
 def check_some_can_run(record: Record, dataset: Dataset) -> None:
-    """Raises UserError, the first trial's, where the dataset makes rows for no trial's config."""
+    """Raises UserError, the first trial's, where no trial's config gets rows of the dataset, and weights to start."""
     from popgpt.data.batches import make_rows
+    from popgpt.training.run import given_weights
 
     refusals = []
     for name in record.open_trials():
@@ -161,6 +167,7 @@ def check_some_can_run(record: Record, dataset: Dataset) -> None:
         try:
             config = record.sweep.config(record.trials[name]["config"])
             make_rows(config, dataset, "train", config.seed)
+            given_weights(config, dataset)
             return
         except UserError as error:
             refusals.append(error)
@@ -209,8 +216,7 @@ def placer(record: Record, resources: Resources) -> Callable[[int], Placement]:
     from popgpt.cluster.placement import GpuMemory, place, shares_gpus, too_tight
     from popgpt.training.probe import largest
 
-    base, count = record.sweep.config(), len(record.trials)
-    how = (record.sweep.resources, resources, base.workers, base.device)
+    how, count = demands(record, resources), len(record.trials)
     if record.gpu is None and shares_gpus(*how, count):
         config = largest([record.sweep.config(parameters) for parameters in record.drawn])
         record.gpu = trials.probe_gpu(cli.absolute(config))
@@ -218,6 +224,12 @@ def placer(record: Record, resources: Resources) -> Callable[[int], Placement]:
     if warning := too_tight(place(*how, count, memory), memory):
         logger.warning("%s", warning)
     return lambda count: place(*how, count, memory)
+
+
+def demands(record: Record, has: Resources) -> tuple[space.Resources, Resources, int, str]:
+    """What `place` is to know of a sweep's trials, but for their number."""
+    base = record.sweep.config()
+    return record.sweep.resources, has, base.workers, base.device
 
 
 def run_all(

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 import yaml
 
@@ -99,6 +101,43 @@ def test_a_run_is_not_written_over(here: Path) -> None:
     assert train.main(["tiny.yaml", *LOCAL, "init_from=resume", "max_iters=6"]) == 0
     after = json.loads((here / "out" / "result.json").read_text())
     assert (before["last_iteration"], after["last_iteration"]) == (4, 6)
+
+
+@pytest.mark.parametrize("local", [True, False], ids=["local", "on Ray"])
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("init_from=resume", "new holds no run to resume; start one with init_from=scratch"),
+        ("init_from=nowhere", "nowhere: no such file or folder"),
+        ("init_from=tiny.yaml", "tiny.yaml: torn or altered, or not a popgpt checkpoint"),
+        ("init_from=out and d_model=32", "d_model=32 should be 16, as in the checkpoint"),
+        ("out_dir=out and init_from=resume and n_layer=2", "n_layer=2 should be 1, as in the checkpoint"),
+        ("out_dir=out and init_from=resume and max_iters=3", "max_iters=3 should be at least 4, where the run is"),
+        ("out_dir=tiny.yaml", "tiny.yaml: Not a directory"),
+        ("out_dir=tiny.yaml/new", "tiny.yaml/new: Not a directory"),
+        ("block_size=4", "block_size=4 holds no line of train"),
+        ("mask_before_token=x", "mask_before_token='x'"),
+        ("data_seed=2", "was built with data_seed=1, now it is data_seed=2"),
+        ("dataset=mine", "mine: no such dataset; make it with"),
+        ("dataset=calculator-new and train_lines=1000000 and integer_digits=1", "but these options make only"),
+        ("device=cuda", "GPU"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_is_started_or_written(
+    here: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch, word: str, said: str, local: bool
+) -> None:
+    def ray_starts(**options: object) -> None:
+        raise AssertionError("Ray is started")
+
+    monkeypatch.setattr(ray, "init", ray_starts)
+    if "=out" in word:
+        train.main(["tiny.yaml", *LOCAL])
+    ensure_dataset(load_config("tiny.yaml"))
+    before = set(here.rglob("*")) | set(shared_data.iterdir())
+    words = ["device=cpu", "out_dir=new", *word.split(" and "), *(["--local"] if local else [])]
+    with pytest.raises(UserError, match=re.escape(said)):
+        train.main(["tiny.yaml", *words])
+    assert set(here.rglob("*")) | set(shared_data.iterdir()) == before
 
 
 @pytest.mark.parametrize("begun", [True, False], ids=["by its workers", "by another command"])

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 import torch
 import yaml
 
@@ -34,7 +35,20 @@ from popgpt.training.folder import METRICS, WRITER_LOCK, claimed, read_metrics, 
 from popgpt.training.loop import fit
 from popgpt.training.world import World
 from tests.conftest import TINY, KeptRay
-from tests.nodes import COORDINATOR, PATIENCE, WORKER, cluster, file_of, kill, nothing_is_held, opened, pids, wait_for
+from tests.nodes import (
+    COORDINATOR,
+    PATIENCE,
+    WORKER,
+    cluster,
+    exposed,
+    file_of,
+    kill,
+    listening,
+    nothing_is_held,
+    opened,
+    pids,
+    wait_for,
+)
 from tests.samples import sample_and_whole
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -491,9 +505,18 @@ def trainer(here: Path, trial: str, title: str = "ray::ImplicitFunc") -> int:
         ("always_save_checkpoint=true", "a sweep compares each trial's best"),
         ("resources.cpus_per_trial=1000", "resources.cpus_per_trial=1000 should be at most the"),
         ("resources.gpus_per_trial=64", "resources.gpus_per_trial=64 should be at most the"),
+        ("init_from=resume", "init_from=resume is for one run; go on with a sweep by --resume"),
+        ("init_from=nowhere", "nowhere: no such file or folder"),
+        ("out_dir=space.yaml/sweep", "space.yaml/sweep: Not a directory"),
     ],
 )
-def test_a_sweep_that_cannot_be_is_refused_before_any_trial(here: Path, words: str, said: str) -> None:
+def test_a_sweep_that_cannot_be_is_refused_before_ray_is_started(
+    here: Path, monkeypatch: pytest.MonkeyPatch, words: str, said: str
+) -> None:
+    def ray_starts(**options: object) -> None:
+        raise AssertionError("Ray is started")
+
+    monkeypatch.setattr(ray, "init", ray_starts)
     with pytest.raises(UserError) as refused:
         tune.main(["space.yaml", "mlflow_log=false", *words.split(" and ")])
     assert said in str(refused.value)
@@ -599,8 +622,9 @@ def test_a_trial_whose_supervisor_is_killed_gives_its_place_back(here: Path, own
         (supervisor,) = pids("ray::ImplicitFunc")
         kill(supervisor)
 
-    with beside(kill_supervisor):
+    with beside(kill_supervisor), listening() as listened:
         assert tune.main(["space.yaml", *words]) == 0
+    assert exposed(listened) == set()
     killed, absurd, good = found(here)["trials"]
     assert (killed["status"], absurd["status"], good["status"]) == ("failed", "failed", "completed")
     assert killed["reason"].startswith("the trial's process died, maybe out of memory with batch_size=4")

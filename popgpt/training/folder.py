@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
+import os
 import re
 import tempfile
 import time
@@ -131,6 +133,28 @@ def make(folder: Folder) -> None:
         folder.make()
     except OSError as error:
         raise UserError(f"out_dir={folder.where}: {why(error)}") from None
+
+
+def check_place(folder: Folder) -> None:
+    """Raises UserError where a run's folder can be neither made nor written, or another process trains in it.
+
+    It writes nothing; a store is not asked.
+    """
+    path = folder.path
+    if not path:
+        return
+    try:
+        nearest = next(each for each in (path, *path.parents) if os.path.lexists(each))
+        if not nearest.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        locked = (path / DRIVER_LOCK).exists()
+    except OSError as error:
+        raise UserError(f"out_dir={folder.where}: {why(error)}") from None
+    if locked:
+        with claimed(folder, DRIVER_LOCK, patience=0):
+            pass
 
 
 def why(error: OSError) -> str:
