@@ -9,13 +9,13 @@ import re
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from popgpt.config import PLACE, Config, UserError, dump_yaml, parse_yaml, shortened
-from popgpt.files import Folder, json_bytes
+from popgpt.files import Folder, json_bytes, parse_json, split_lines
 from popgpt.stores import StoreError
 
 BEST = "ckpt.pt"
@@ -27,7 +27,8 @@ MARK = ".mark"
 DRIVER_LOCK = ".driver.lock"
 WRITER_LOCK = ".lock"
 PATIENCE_SECONDS = 20.0
-STATE = re.compile(r"state-(\d+)\.pt")
+STATE = re.compile(r"state-(\d{1,18})\.pt")
+LATEST = 2**53  # no iteration comes so far; a float holds each before it
 
 
 def state_name(iteration: int) -> str:
@@ -181,8 +182,8 @@ def write_config(config: Config) -> None:
 def read_result(folder: Folder) -> dict[str, Any]:
     """What result.json holds; nothing where it is not there or torn."""
     try:
-        found = json.loads(folder.read(RESULT))
-    except (FileNotFoundError, ValueError):
+        found = parse_json(folder.read(RESULT), RESULT)
+    except (FileNotFoundError, UserError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -218,16 +219,46 @@ def metrics_line(row: Mapping[str, Any]) -> str:
 
 
 def read_metrics(folder: Folder) -> list[dict[str, Any]]:
-    """The logged rows, but for a last one that was cut off; none where there is no file."""
+    """The logged rows, but for a last one that was cut off; none where there is no file.
+
+    Raises UserError, naming the line, where one is no row.
+    """
     try:
-        lines: Iterable[str] = folder.read(METRICS).decode().splitlines(keepends=True)
+        lines = split_lines(folder.read_lines(METRICS))
     except FileNotFoundError:
         return []
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            rows += [json.loads(line)] if line.endswith("\n") else []
-        except json.JSONDecodeError:
-            where = folder.at(METRICS)
-            raise UserError(f"{where}: line {number} is not JSON; mend it or take the line out") from None
-    return rows
+    where = folder.at(METRICS)
+    return [parse_row(line, f"{where}: line {number}") for number, line in enumerate(lines, 1) if line.endswith(b"\n")]
+
+
+def parse_row(line: bytes, called: str) -> dict[str, Any]:
+    """A row from its line. Raises UserError."""
+    try:
+        row: dict[str, Any] = parse_json(line, called)
+    except UserError:
+        raise UserError(f"{called} is not JSON; mend it or take the line out") from None
+    if problem := row_problem(row):
+        raise UserError(f"{called}: {problem}; mend it or take the line out")
+    return row
+
+
+def row_problem(row: Any) -> str | None:
+    """Why a value is no row of a run, in words: numbers by name, an `iteration` among them; None where it is one."""
+    if not isinstance(row, dict):
+        return f"should be an object, not {shortened(row)}"
+    iteration = row.get("iteration")
+    if type(iteration) is not int or not 0 <= iteration < LATEST:
+        return f"iteration={shortened(iteration)} should be a whole number, at least 0"
+    for name, value in row.items():
+        if name == "by_operation":
+            parts = value.values() if isinstance(value, dict) else [None]
+            if not all(isinstance(part, dict) and all(map(_is_number, part.values())) for part in parts):
+                return f"{name}={shortened(value)} should be the numbers of each operation"
+        elif not _is_number(value):
+            return f"{shortened(name)}={shortened(value)} should be a number"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that a float can be, or None: one that was not finite."""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300)
