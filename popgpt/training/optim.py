@@ -74,6 +74,10 @@ class Muon(torch.optim.Optimizer):
         return orthogonalize(parameter.grad.lerp(moved, momentum))
 
 
+MOMENTS: dict[type, tuple[str, ...]] = {Muon: ("momentum",), torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq")}
+"""What an optimizer keeps of each tensor once it has taken a step."""
+
+
 def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
     """[m, n] -> a matrix with its singular vectors and singular values near 1."""
     a, b, c = NEWTON_SCHULZ
