@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from popgpt.config import Config, UserError, make_config, shortened
 from popgpt.data.lines import NEWLINE
-from popgpt.model.gpt import GPT
+from popgpt.model.gpt import shapes
 from popgpt.training.folder import LATEST, row_problem
-from popgpt.training.optim import ALONE, MOMENTS, make_optimizers
+from popgpt.training.optim import layout
 
 State = Mapping[str, Any]
+
+
+class Kind(NamedTuple):
+    """What an optimizer keeps of each tensor once it has taken a step, and its hyperparameters that are numbers."""
+
+    moments: tuple[str, ...]
+    numbers: tuple[str, ...]
+
+
+MUON = Kind(("momentum",), ("lr", "momentum", "weight_decay"))
+ADAMW = Kind(("step", "exp_avg", "exp_avg_sq"), ("lr", "eps", "weight_decay"))
 
 
 def check(state: State, called: str) -> Config:
@@ -51,10 +62,7 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "longest_answer": (_is_count, "a whole number, at least 0"),
     "fingerprint": (lambda value: isinstance(value, str), "text"),
     **dict.fromkeys(("iteration", "lines", "tokens", "skipped"), (_is_count, "a whole number, at least 0")),
-    "train_seconds": (
-        lambda value: type(value) in (int, float) and 0 <= value < math.inf,
-        "a finite number, at least 0",
-    ),
+    "train_seconds": (lambda value: _is_finite(value) and value >= 0, "a finite number, at least 0"),
 }
 
 
@@ -76,30 +84,22 @@ def _odd_values(state: State) -> Iterator[str]:
 
 def _odd_tensors(state: State, config: Config) -> Iterator[str]:
     """What is wrong with the weights and the optimizers, by what a model of the state's own config has."""
-    weights = state["model"]
-    for name, shape in (
-        ("tokens.weight", [len(state["vocabulary"]), config.d_model]),
-        ("positions.weight", [config.block_size, config.d_model]),
-    ):
-        yield from _odd_tensor(weights.get(name), shape, f"model[{name!r}]")
-    if config.n_layer > len(weights):  # else a model is made of as many layers as a text says
-        yield f"model holds {len(weights)} tensors, too few for n_layer={config.n_layer}"
-    with torch.device("meta"):
-        model = GPT(config, len(state["vocabulary"]))
-    expected = model.state_dict()
+    weights, expected = state["model"], shapes(config, len(state["vocabulary"]))
     yield from (f"model lacks {name!r}" for name in expected if name not in weights)
     yield from (
         f"model holds {shortened(name)}, which its config's does not" for name in weights if name not in expected
     )
-    for name, tensor in expected.items():
-        yield from _odd_tensor(weights[name], list(tensor.shape), f"model[{name!r}]")
-    optimizers = make_optimizers(model, config, ALONE)
-    if len(state["optimizers"]) != len(optimizers):
-        many = f"{len(optimizers)} with optimizer={config.optimizer!r}"
+    for name, shape in expected.items():
+        yield from _odd_tensor(weights[name], shape, f"model[{name!r}]")
+    groups = layout(expected, config.optimizer)
+    if len(state["optimizers"]) != len(groups):
+        many = f"{len(groups)} with optimizer={config.optimizer!r}"
         yield f"optimizers are {len(state['optimizers'])}, should be {many}"
     stepped = state["iteration"] > state["skipped"]
-    for number, (saved, optimizer) in enumerate(zip(state["optimizers"], optimizers, strict=True)):
-        yield from (f"optimizers[{number}]{problem}" for problem in _odd_optimizer(saved, optimizer, stepped))
+    for number, (saved, of) in enumerate(zip(state["optimizers"], groups, strict=True)):
+        sized = [[expected[name] for name in group] for group in of]
+        kind = MUON if number < len(groups) - 1 else ADAMW
+        yield from (f"optimizers[{number}]{problem}" for problem in _odd_optimizer(saved, sized, kind, stepped))
 
 
 def _odd_tensor(value: Any, shape: Sequence[int], called: str) -> Iterator[str]:
@@ -112,41 +112,51 @@ def _odd_tensor(value: Any, shape: Sequence[int], called: str) -> Iterator[str]:
         yield f"{called} holds what is not finite"
 
 
-def _odd_optimizer(saved: Any, optimizer: torch.optim.Optimizer, stepped: bool) -> Iterator[str]:
-    """What is wrong with what an optimizer is to load. stepped: it has taken a step, so it keeps all moments."""
-    expected = optimizer.state_dict()["param_groups"]
+def _odd_optimizer(saved: Any, groups: list[list[tuple[int, ...]]], kind: Kind, stepped: bool) -> Iterator[str]:
+    """What is wrong with what an optimizer is to load.
+
+    Args:
+        groups: the shapes of each group's tensors.
+        stepped: it has taken a step, so it keeps its moments of every tensor.
+    """
     if not isinstance(saved, dict) or not isinstance(saved.get("state"), dict):
         yield " should hold 'state' and 'param_groups'"
         return
-    groups = saved.get("param_groups")
-    alike = isinstance(groups, list) and len(groups) == len(expected)
-    if not alike or not all(map(_is_group_like, groups or (), expected)):
-        yield f"['param_groups'] should be like {shortened(expected)}"
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    numbers = set(saved["state"])
-    if not numbers <= set(range(len(parameters))) or (stepped and len(numbers) < len(parameters)):
-        yield f"['state'] is of {shortened(sorted(numbers, key=str))}, should be of 0 to {len(parameters) - 1}"
-    moments = MOMENTS[type(optimizer)]
+    sized = [shape for group in groups for shape in group]
+    numbers = iter(range(len(sized)))
+    expected = [[next(numbers) for _ in group] for group in groups]
+    found = saved.get("param_groups")
+    if not isinstance(found, list) or len(found) != len(groups):
+        yield f"['param_groups']={shortened(found)} should be {len(groups)} groups"
+    for number, (group, tensors) in enumerate(zip(found or (), expected, strict=True)):
+        yield from (f"['param_groups'][{number}]{problem}" for problem in _odd_group(group, tensors, kind))
+    held = set(saved["state"])
+    if not held <= set(range(len(sized))) or (stepped and len(held) < len(sized)):
+        yield f"['state'] is of {shortened(sorted(held, key=str))}, should be of 0 to {len(sized) - 1}"
     for number, of in saved["state"].items():
-        if not isinstance(of, dict) or set(of) != set(moments):
-            yield f"['state'][{number}] should hold {', '.join(moments)}"
+        if not isinstance(of, dict) or set(of) != set(kind.moments):
+            yield f"['state'][{number}] should hold {', '.join(kind.moments)}"
             return
-        for name in moments:
-            shape = [] if name == "step" else list(parameters[number].shape)
-            yield from _odd_tensor(of[name], shape, f"['state'][{number}][{name!r}]")
+        for name in kind.moments:
+            yield from _odd_tensor(of[name], () if name == "step" else sized[number], f"['state'][{number}][{name!r}]")
 
 
-def _is_group_like(saved: Any, expected: Mapping[str, Any]) -> bool:
-    """Whether a group has the same tensors, and hyperparameters of the same kinds, whatever their values."""
-    if not isinstance(saved, dict) or saved.get("params") != expected["params"]:
-        return False
-    return all(name in saved and _kind(saved[name]) == _kind(value) for name, value in expected.items())
+def _odd_group(group: Any, tensors: list[int], kind: Kind) -> Iterator[str]:
+    """What is wrong with a group of an optimizer. Its hyperparameters may have any values, but of their kinds."""
+    if not isinstance(group, dict) or group.get("params") != tensors:
+        yield f" should be of the tensors {shortened(tensors)}"
+        return
+    for name in kind.numbers:
+        if not _is_finite(group.get(name)):
+            yield f"[{name!r}]={shortened(group.get(name))} should be a number"
+    for name, value in group.items():
+        if name == "betas" and not (
+            isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_finite, value))
+        ):
+            yield f"[{name!r}]={shortened(value)} should be two numbers"
+        if name not in (*kind.numbers, "params", "betas") and not (value is None or isinstance(value, bool)):
+            yield f"[{shortened(name)}]={shortened(value)} should be true or false"
 
 
-def _kind(value: Any) -> Any:
-    """What a hyperparameter is: a switch, a number, or so many."""
-    if value is None or isinstance(value, bool):
-        return "switch"
-    if isinstance(value, int | float):
-        return "number" if math.isfinite(value) else "not finite"
-    return [*map(_kind, value)] if isinstance(value, list | tuple) else type(value)
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
