@@ -22,6 +22,7 @@ from popgpt.stores import OBJECT_STORES, is_uri, open_store, refuse_secrets, tol
 FULL = 8  # so many pieces of a size a LineFile makes one
 ENDLESS = 99  # the power of a piece that no other is merged with
 TRIES = 4
+LONGEST_NUMBER = 300  # more digits than a float has room for
 
 
 def absolute(where: str, called: str = "") -> str:
@@ -279,6 +280,26 @@ def json_bytes(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
+def nested_json(value: Any, levels: int) -> str:
+    """JSON text: of so many levels each part begins a line, what lies deeper shares one. So Python's fast encoder does
+    most of the work.
+    """
+    return f"{_nested(value, levels, '')}\n"
+
+
+def _nested(value: Any, levels: int, indent: str) -> str:
+    if not value or levels == 0 or not isinstance(value, dict | list):
+        return json.dumps(value)
+    inner = f"{indent}  "
+    if isinstance(value, dict):
+        parts = [f"{json.dumps(str(key))}: {_nested(part, levels - 1, inner)}" for key, part in value.items()]
+    else:
+        parts = [_nested(part, levels - 1, inner) for part in value]
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    separator = f",\n{inner}"
+    return f"{opening}\n{inner}{separator.join(parts)}\n{indent}{closing}"
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Replace a JSON file."""
     write_atomic(path, json_bytes(value))
@@ -299,13 +320,20 @@ def read_json(path: Path) -> dict[str, Any]:
 def parse_json(content: bytes, called: str) -> Any:
     """What JSON of `called` says. NaN and infinities, which JSON lacks, are None. Raises UserError where it is none."""
     try:
-        return json.loads(content.decode(), parse_constant=lambda name: None, parse_float=_finite)
+        text = content.decode()
+        return json.loads(text, parse_constant=lambda name: None, parse_float=_finite, parse_int=_whole)
     except UnicodeDecodeError:
         raise UserError(f"{called}: not UTF-8 text") from None
     except RecursionError:
         raise UserError(f"{called}: not valid JSON for this: nested too deep") from None
-    except ValueError as error:  # JSONDecodeError, and what int() says of thousands of digits
+    except ValueError as error:  # JSONDecodeError, and what _whole says
         raise UserError(f"{called}: not valid JSON: {error}") from None
+
+
+def _whole(text: str) -> int:
+    if len(text) > LONGEST_NUMBER:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
 
 
 def _finite(text: str) -> float | None:

@@ -285,7 +285,7 @@ def test_a_piece_that_follows_nothing_is_no_line(elsewhere: Folder) -> None:
         (b"\xff", "not UTF-8 text"),
         (b"[" * 100_000, "nested too deep"),
         (b'{"a": ' * 100_000, "nested too deep"),
-        (b"1" * 5000, "not valid JSON: Exceeds the limit"),
+        (b"1" * 5000, "not valid JSON: a number of 5000 digits"),
     ],
 )
 def test_what_is_no_json_is_one_line(content: bytes, said: str) -> None:

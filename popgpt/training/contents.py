@@ -11,8 +11,8 @@ from torch import Tensor
 
 from popgpt.config import Config, UserError, make_config, shortened
 from popgpt.data.lines import NEWLINE
+from popgpt.metrics import LATEST, row_problem
 from popgpt.model.gpt import shapes
-from popgpt.training.folder import LATEST, row_problem
 from popgpt.training.optim import layout
 
 State = Mapping[str, Any]

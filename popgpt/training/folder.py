@@ -16,6 +16,7 @@ from typing import Any
 
 from popgpt.config import PLACE, Config, UserError, dump_yaml, parse_yaml, shortened
 from popgpt.files import Folder, json_bytes, parse_json, split_lines
+from popgpt.metrics import row_problem
 from popgpt.stores import StoreError
 
 BEST = "ckpt.pt"
@@ -28,7 +29,6 @@ DRIVER_LOCK = ".driver.lock"
 WRITER_LOCK = ".lock"
 PATIENCE_SECONDS = 20.0
 STATE = re.compile(r"state-(\d{1,18})\.pt")
-LATEST = 2**53  # no iteration comes so far; a float holds each before it
 
 
 def state_name(iteration: int) -> str:
@@ -240,25 +240,3 @@ def parse_row(line: bytes, called: str) -> dict[str, Any]:
     if problem := row_problem(row):
         raise UserError(f"{called}: {problem}; mend it or take the line out")
     return row
-
-
-def row_problem(row: Any) -> str | None:
-    """Why a value is no row of a run, in words: numbers by name, an `iteration` among them; None where it is one."""
-    if not isinstance(row, dict):
-        return f"should be an object, not {shortened(row)}"
-    iteration = row.get("iteration")
-    if type(iteration) is not int or not 0 <= iteration < LATEST:
-        return f"iteration={shortened(iteration)} should be a whole number, at least 0"
-    for name, value in row.items():
-        if name == "by_operation":
-            parts = value.values() if isinstance(value, dict) else [None]
-            if not all(isinstance(part, dict) and all(map(_is_number, part.values())) for part in parts):
-                return f"{name}={shortened(value)} should be the numbers of each operation"
-        elif not _is_number(value):
-            return f"{shortened(name)}={shortened(value)} should be a number"
-    return None
-
-
-def _is_number(value: Any) -> bool:
-    """Whether it is a number that a float can be, or None: one that was not finite."""
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300)
