@@ -26,6 +26,7 @@ from popgpt.config import UserError, load_config
 from popgpt.data.dataset import ensure_dataset
 from popgpt.files import Folder
 from popgpt.mirror import trial_config
+from popgpt.sweep import stored
 from popgpt.sweep.record import Record
 from popgpt.sweep.search import propose
 from popgpt.sweep.space import load_sweep, sample
@@ -61,7 +62,7 @@ def here(tmp_path: Path, shared_data: Path, empty_store: bytes, monkeypatch: pyt
 
 
 def found(here: Path) -> dict[str, Any]:
-    return json.loads((here / "sweep" / "sweep.json").read_text())  # type: ignore[no-any-return]
+    return stored.read(here / "sweep")
 
 
 @pytest.mark.parametrize("rule", ["promote", "stop"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -204,10 +205,14 @@ def check(content: Content, called: str) -> None:
 
 
 def _validate(model: type[BaseModel], value: Any, called: str) -> None:
+    """Raises UserError, naming the first key that is not as the model has it."""
+    if not isinstance(value, dict):
+        raise UserError(f"{called}: should be a JSON object, not {shortened(value)}")
     try:
         model.model_validate(value)
     except ValidationError as error:
-        raise UserError(explain_error(error.errors()[0], {}, called)) from None
+        said = explain_error(error.errors()[0], {}, called)
+        raise UserError(re.sub(r"a dictionary or instance of \w+$", "an object", said)) from None
 
 
 def _disagreements(content: Content) -> Iterator[str]:
