@@ -191,6 +191,7 @@ def asha_of(record: Record) -> AshaScheduler | None:
                 judged = [scheduler.judge(name, row) for row in trial["metrics"]]
                 if not all(judged) and ranking.iterations(trial) < record.sweep.max_t:
                     record.take(name, "paused" if scheduler.holds(name) else "ended", {}, scheduler.reason(name))
+    record.asha = scheduler.state() if scheduler else None
     return scheduler
 
 
@@ -261,14 +262,13 @@ def run_all(
                     untold = recall(record, out_dir, name, before=what["rows"][0]["iteration"])
                     what = {**what, "rows": [*untold, *what["rows"]]}
                 record.take(name, event, what, judge.reason(name) if judge else None)
-                record.asha = scheduler.state() if scheduler else None
-                record.write(out_dir)
+                record.note(out_dir, name, what.get("rows", ()), scheduler.changes() if scheduler else {})
                 mirror.take(name, event, what)
                 progress(name, event)
 
             def config_of(name: str) -> Row:
                 if record.propose(name):
-                    record.write(out_dir)
+                    record.note(out_dir, name, (), {})
                 return trial_config(record, out_dir, name).model_dump()
 
             ahead = not isinstance(judge, asha.PromotingScheduler) and not record.planned()

@@ -27,6 +27,7 @@ from popgpt.config import UserError, load_config
 from popgpt.data.dataset import ensure_dataset
 from popgpt.files import Folder
 from popgpt.mirror import trial_config
+from popgpt.sweep import stored
 from popgpt.sweep.record import Record
 from popgpt.sweep.search import propose
 from popgpt.sweep.space import load_sweep, sample
@@ -78,7 +79,7 @@ def here(
 
 
 def found(here: Path) -> dict[str, Any]:
-    return json.loads((here / "sweep" / "sweep.json").read_text())  # type: ignore[no-any-return]
+    return stored.read(here / "sweep")
 
 
 @pytest.mark.parametrize("rule", ["promote", "stop"])

@@ -11,13 +11,14 @@ import re
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from popgpt.config import PLACE, Config, UserError, dump_yaml, parse_yaml, shortened
-from popgpt.files import Folder, json_bytes
+from popgpt.files import Folder, json_bytes, parse_json, split_lines
+from popgpt.metrics import row_problem
 from popgpt.stores import StoreError
 
 BEST = "ckpt.pt"
@@ -29,7 +30,7 @@ MARK = ".mark"
 DRIVER_LOCK = ".driver.lock"
 WRITER_LOCK = ".lock"
 PATIENCE_SECONDS = 20.0
-STATE = re.compile(r"state-(\d+)\.pt")
+STATE = re.compile(r"state-(\d{1,18})\.pt")
 
 
 def state_name(iteration: int) -> str:
@@ -205,8 +206,8 @@ def write_config(config: Config) -> None:
 def read_result(folder: Folder) -> dict[str, Any]:
     """What result.json holds; nothing where it is not there or torn."""
     try:
-        found = json.loads(folder.read(RESULT))
-    except (FileNotFoundError, ValueError):
+        found = parse_json(folder.read(RESULT), RESULT)
+    except (FileNotFoundError, UserError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -242,16 +243,24 @@ def metrics_line(row: Mapping[str, Any]) -> str:
 
 
 def read_metrics(folder: Folder) -> list[dict[str, Any]]:
-    """The logged rows, but for a last one that was cut off; none where there is no file."""
+    """The logged rows, but for a last one that was cut off; none where there is no file.
+
+    Raises UserError, naming the line, where one is no row.
+    """
     try:
-        lines: Iterable[str] = folder.read(METRICS).decode().splitlines(keepends=True)
+        lines = split_lines(folder.read_lines(METRICS))
     except FileNotFoundError:
         return []
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            rows += [json.loads(line)] if line.endswith("\n") else []
-        except json.JSONDecodeError:
-            where = folder.at(METRICS)
-            raise UserError(f"{where}: line {number} is not JSON; mend it or take the line out") from None
-    return rows
+    where = folder.at(METRICS)
+    return [parse_row(line, f"{where}: line {number}") for number, line in enumerate(lines, 1) if line.endswith(b"\n")]
+
+
+def parse_row(line: bytes, called: str) -> dict[str, Any]:
+    """A row from its line. Raises UserError."""
+    try:
+        row: dict[str, Any] = parse_json(line, called)
+    except UserError:
+        raise UserError(f"{called} is not JSON; mend it or take the line out") from None
+    if problem := row_problem(row):
+        raise UserError(f"{called}: {problem}; mend it or take the line out")
+    return row

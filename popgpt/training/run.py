@@ -108,7 +108,7 @@ def restore(run: Run, state: dict[str, Any], config: Config, dataset: Dataset) -
     run.model.load_state_dict(state["model"])
     for optimizer, saved in zip(run.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
-    run.init_from = state["config"]["init_from"]
+    run.init_from = checkpoint.config_of(state).init_from
     for name in COUNTS:
         setattr(run, name, state[name])
 
