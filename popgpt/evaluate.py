@@ -109,17 +109,15 @@ def read_lines(path: Path, separator: str) -> dict[int, str]:
 
     Raises UserError where one has no separator or no answer.
     """
+    from popgpt.data.files import ended, read_bytes
     from popgpt.data.lines import split_line
 
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
+        text = ended(read_bytes(str(path))).decode()
     except UnicodeDecodeError as error:
         number = error.object.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}: line {number}: not UTF-8: convert the file to UTF-8") from None
-    ended = enumerate((line.removesuffix("\r") for line in text.split("\n")), 1)
-    lines = {number: line for number, line in ended if line}
+    lines = {number: line for number, line in enumerate(text.split("\n"), 1) if line}
     if not lines:
         raise UserError(f"{path}: holds no lines")
     for number, line in lines.items():
