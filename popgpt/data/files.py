@@ -7,7 +7,7 @@ import hashlib
 import io
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,60 +145,67 @@ def _read_csv(name: str, data: bytes, separator: str) -> Contents:
     Python's reader, as it changes nothing: Arrow's (25) takes the LF from a quoted CRLF that straddles its blocks. The
     text is read as Latin-1, in which every byte is a character: what is special in CSV is ASCII.
     """
+    records = _records(name, data)
+    header = next((row for _, row in records if row), [])
+    if not header:
+        raise UserError(f"{name}: no lines in it")
+    _check_columns(name, [column.encode("latin-1").decode("utf-8", "replace") for column in header])
+    table = _read_table(records, len(header), [header.index(column) for column in _COLUMNS])
+    contents = _join(table.prompts, table.answers, np.asarray(table.numbers, np.int64), separator, "line")
+    if table.ragged:
+        ragged = Trouble(f"without just {len(header)} columns", np.asarray(table.ragged, np.int64))
+        contents.troubles.insert(0, ragged)
+    return contents._replace(blank=table.blank)
+
+
+def _records(name: str, data: bytes) -> Iterator[tuple[int, list[str]]]:
+    """The records of a CSV file, the empty ones too, each with the line it begins on. Raises UserError."""
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader(io.TextIOWrapper(io.BytesIO(data), "latin-1", newline=""), strict=True)
+    line = 1
     try:
-        header = next((row for row in reader if row), [])
-        if not header:
-            raise UserError(f"{name}: no lines in it")
-        _check_columns(name, [column.encode("latin-1").decode("utf-8", "replace") for column in header])
-        records = _read_records(reader, len(header), [header.index(column) for column in _COLUMNS])
+        for record in reader:
+            yield line, record
+            line = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{name}: line {reader.line_num}: not CSV: {error}") from None
-    prompts, answers = records.columns
-    contents = _join(prompts, answers, np.asarray(records.numbers, np.int64), separator, "line")
-    if records.ragged:
-        ragged = Trouble(f"without just {len(header)} columns", np.asarray(records.ragged, np.int64))
-        contents.troubles.insert(0, ragged)
-    return contents._replace(blank=records.blank)
+        raise UserError(f"{name}: line {line}: not CSV: {error}") from None
 
 
-class _Records(NamedTuple):
-    """The records of a CSV file. columns: prompts and answers, as Arrow's bytes. numbers: the line that each begins on;
-    ragged: the same of those with more or fewer columns than the header, left out. blank: empty lines, left out.
+class _Table(NamedTuple):
+    """What a CSV file holds below its header. prompts, answers: their bytes, as Arrow arrays. numbers: the line that
+    each begins on; ragged: that of each record with more or fewer columns, left out. blank: empty lines, left out.
     """
 
-    columns: list[Any]
+    prompts: Any
+    answers: Any
     numbers: Sequence[int]
     ragged: Sequence[int]
     blank: int
 
 
-def _read_records(reader: Any, width: int, places: Sequence[int]) -> _Records:
-    """The records below the header, which has `width` columns, the prompt and the answer at `places`."""
+def _read_table(records: Iterable[tuple[int, list[str]]], width: int, places: Sequence[int]) -> _Table:
+    """The records, which should have `width` columns, the prompt and the answer at `places`."""
     import pyarrow as pa
 
-    blocks: list[list[Any]] = []
-    numbers, ragged, blank, line = array("q"), array("q"), 0, reader.line_num + 1
-    prompt, answer = places
-    more = True
-    while more:
-        pairs: list[tuple[str, str]] = []
-        for row in reader:
-            if len(row) == width:
-                pairs.append((row[prompt], row[answer]))
-                numbers.append(line)
-            elif row:
-                ragged.append(line)
-            else:
-                blank += 1
-            line = reader.line_num + 1
-            if len(pairs) == _BLOCK:
-                break
-        more = bool(pairs)
-        blocks.append([pa.array([pair[i].encode("latin-1") for pair in pairs], pa.large_binary()) for i in (0, 1)])
-    columns = [pa.chunked_array(parts).combine_chunks() for parts in zip(*blocks, strict=True)]
-    return _Records(columns, numbers, ragged, blank)
+    def encoded() -> list[Any]:
+        return [pa.array([pair[i].encode("latin-1") for pair in pairs], pa.large_binary()) for i in (0, 1)]
+
+    (prompt, answer), pairs, blocks = places, [], []
+    numbers, ragged, blank = array("q"), array("q"), 0
+    for line, record in records:
+        if len(record) == width:
+            pairs.append((record[prompt], record[answer]))
+            numbers.append(line)
+        elif record:
+            ragged.append(line)
+        else:
+            blank += 1
+        if len(pairs) == _BLOCK:
+            blocks.append(encoded())
+            pairs = []
+    blocks.append(encoded())
+    prompts, answers = (pa.chunked_array(parts).combine_chunks() for parts in zip(*blocks, strict=True))
+    return _Table(prompts, answers, numbers, ragged, blank)
 
 
 def _read_parquet(name: str, separator: str) -> Contents:

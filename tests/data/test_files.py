@@ -240,7 +240,9 @@ def test_a_csv_file_holds_what_was_written(
     assert sum(len(trouble.numbers) for trouble in contents.troubles) == len(rows) - len(expected)
 
 
-def test_rows_of_a_csv_file_that_cannot_be_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_rows_of_a_csv_file_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr("popgpt.data.files._BLOCK", block)
     path = tmp_path / "lines.csv"
     path.write_bytes(b'\nnote,prompt,answer\n"x\ny",a,1\n\nn,b,2,3\nn,c\n,\xff,4\n,"d ""e"" ",5\n,f,')
     contents = read_file(str(path), "=")
@@ -260,7 +262,7 @@ def test_rows_of_a_csv_file_that_cannot_be_used(tmp_path: Path) -> None:
         (b"", "no lines in it"),
         (b"\n\r\n", "no lines in it"),
         (b"prompt,answer\n", "no lines in it"),
-        (b'prompt,answer\na,1\nb,"2\nc,3\n', "line 4: not CSV: unexpected end of data"),
+        (b'prompt,answer\na,1\nb,"2\nc,3\n', "line 3: not CSV: unexpected end of data"),
         (b'prompt,answer\na,1\n"b"x,2\n', "line 3: not CSV: "),
         (b"prompt;answer\na;1\n", "no column 'prompt'; its columns are 'prompt;answer'"),
         (b"\x1b[31m\n1\n", r"no column 'prompt'; its columns are '\x1b[31m'"),
@@ -296,6 +298,7 @@ def parquet_of(folder: Path, answers: pa.Array) -> Path:
         (pa.array(["x", "y", "x"]).dictionary_encode(), ["x", "y", "x"]),
         (pa.array([5, 6, 5]).dictionary_encode(), ["5", "6", "5"]),
         (pa.array(["é".encode()]), ["é"]),
+        (pa.array(["x", "y"], pa.string_view()), ["x", "y"]),
     ],
 )
 def test_values_of_parquet_have_one_exact_text(tmp_path: Path, answers: pa.Array, shown: list[str]) -> None:
