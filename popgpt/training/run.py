@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from popgpt.config import Config, UserError
+from popgpt.data.batches import count_left_out
 from popgpt.data.dataset import Dataset
 from popgpt.files import Folder, absolute
 from popgpt.metrics import score
@@ -141,6 +142,7 @@ def summarize(run: Run, config: Config, dataset: Dataset, world: World, started:
         "threads": torch.get_num_threads(),
         "device": str(world.device),
         "dataset_fingerprint": dataset.meta.fingerprint,
+        "lines_left_out": count_left_out(config, dataset.meta),
         "checkpoint": absolute(Folder(config.out_dir).at(folder.BEST)) if scores else None,
     }
 
