@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from popgpt.data.dataset import Dataset
     from popgpt.tracking import Run
 
+logger = logging.getLogger("popgpt")
 Row = dict[str, Any]
 Fit = Callable[["Dataset", Callable[[Row], None], Callable[[], bool]], Row]
 
@@ -42,6 +44,7 @@ def worker_words(workers: str | None) -> list[str]:
 
 def train(config: Config, local: bool) -> Row:
     """Prepare what is missing, train, and record it. Returns what result.json holds."""
+    from popgpt.data.batches import describe_too_long
     from popgpt.data.dataset import ensure_dataset, find_dataset
     from popgpt.files import Folder
     from popgpt.progress import TrainingProgress, stop_on_interrupt
@@ -57,6 +60,8 @@ def train(config: Config, local: bool) -> Row:
         dataset = ensure_dataset(config)
         with folder.claimed(run_folder, folder.DRIVER_LOCK, patience=0):
             going_on = going_on or folder.holds_unfinished(config)  # another command may have been faster
+            if too_long := describe_too_long(config, dataset.meta):
+                logger.warning("%s", too_long)
             record = begin_record(config, dataset, going_on)
             with ended(record, config) as end, TrainingProgress(config) as progress, stop_on_interrupt() as should_stop:
 
@@ -71,6 +76,7 @@ def train(config: Config, local: bool) -> Row:
 def begin_record(config: Config, dataset: Dataset, going_on: bool) -> Run:
     """Begin to record the run; with `going_on`, go on with the record that it has."""
     from popgpt import tracking
+    from popgpt.data.batches import count_left_out
     from popgpt.files import Folder
     from popgpt.training import folder
 
@@ -82,7 +88,10 @@ def begin_record(config: Config, dataset: Dataset, going_on: bool) -> Run:
         experiment=config.experiment or config.dataset,
         name=config.wandb_run_name or run_folder.name,
         params=config.model_dump(),
-        tags={"dataset_fingerprint": dataset.meta.fingerprint},
+        tags={
+            "dataset_fingerprint": dataset.meta.fingerprint,
+            "lines_left_out": count_left_out(config, dataset.meta),
+        },
         folder=config.out_dir,
         resume=going_on,
     )

@@ -75,6 +75,7 @@ def tune(sweep: Sweep, resume: bool, force: bool, retry_failed: bool) -> int:
     base = cli.absolute(sweep.config())
     dataset = ensure_dataset(base)
     check_some_can_run(record, dataset)
+    warn_of_long_lines(record, dataset)
     scheduler = asha_of(record)
     winner, status = None, "failed"
     with session.connected(lambda has: place(*demands(record, has), len(record.trials))) as resources:
@@ -173,6 +174,17 @@ def check_some_can_run(record: Record, dataset: Dataset) -> None:
             refusals.append(error)
     if refusals:
         raise refusals[0]
+
+
+def warn_of_long_lines(record: Record, dataset: Dataset) -> None:
+    """Say, once for all trials, how many lines are too long for the smallest of their block_sizes."""
+    from popgpt.data.batches import describe_too_long, line_room
+    from popgpt.data.meta import SPLITS
+
+    configs = sorted((record.sweep.config(parameters) for parameters in record.drawn), key=line_room)
+    if too_long := describe_too_long(configs[0], dataset.meta, SPLITS):
+        some = "in some trials " if line_room(configs[0]) < line_room(configs[-1]) else ""
+        logger.warning("%s%s", some, too_long)
 
 
 def asha_of(record: Record) -> AshaScheduler | None:

@@ -25,6 +25,7 @@ from popgpt import tracking, train, tune
 from popgpt.cluster import session
 from popgpt.config import UserError, load_config
 from popgpt.data.dataset import ensure_dataset
+from popgpt.data.meta import SPLITS
 from popgpt.files import Folder
 from popgpt.mirror import trial_config
 from popgpt.sweep import stored
@@ -374,6 +375,26 @@ def test_a_resume_waits_for_what_the_process_of_a_trial_still_writes(here: Path)
     assert not (here / "sweep" / "trials" / "0001").exists()
 
 
+@pytest.mark.parametrize(
+    ("block_size", "said"),
+    [({"choice": [9, 12, 15]}, "in some trials {counts} are too long for block_size=9: "), ({"choice": [15, 30]}, "")],
+)
+def test_lines_too_long_are_said_once_for_all_trials(
+    here: Path, caplog: pytest.LogCaptureFixture, block_size: dict[str, Any], said: str
+) -> None:
+    space = yaml.safe_load(Path("space.yaml").read_text())
+    space["space"]["block_size"] = block_size
+    Path("space.yaml").write_text(yaml.safe_dump(space))
+    sweep = load_sweep("space.yaml", ["num_samples=20"])
+    dataset = ensure_dataset(sweep.config())
+    tune.warn_of_long_lines(Record(sweep, sample(sweep)), dataset)
+    meta = dataset.meta
+    counts = [f"{meta.count_longer(split, 9)} of {meta.lines[split]} lines of {split}" for split in SPLITS]
+    assert [message.partition("left out")[0] for message in caplog.messages] == (
+        [said.format(counts=" and ".join(counts))] if said else []
+    )
+
+
 def test_retrying_takes_a_resume(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         tune.main(["space.yaml", "--retry-failed"])
@@ -407,6 +428,7 @@ def check_mlflow(trials: dict[str, Any], winner: str, every: int = 1) -> None:
         went_on = "went on as a finalist" if "stopped_by" in trial else None
         assert run.data.tags.get("reason") == (trial["reason"] or went_on)
         assert run.data.params["d_model"] == str(trial["config"]["d_model"])
+        assert json.loads(run.data.tags["lines_left_out"]) == {"train": 0, "val": 0}
         steps = [point.step for point in client.get_metric_history(run.info.run_id, "exact_match")]
         assert steps == list(range(every, trial["iterations"] + 1, every))
         files = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from popgpt.config import Config, UserError
-from popgpt.data.batches import make_rows
+from popgpt.data.batches import count_left_out, make_rows
 from popgpt.data.dataset import Dataset
 from popgpt.files import Folder, absolute
 from popgpt.metrics import score
@@ -182,6 +182,7 @@ def summarize(run: Run, config: Config, dataset: Dataset, world: World, started:
         "threads": torch.get_num_threads(),
         "device": str(world.device),
         "dataset_fingerprint": dataset.meta.fingerprint,
+        "lines_left_out": count_left_out(config, dataset.meta),
         "checkpoint": absolute(Folder(config.out_dir).at(folder.BEST)) if scores else None,
     }
 
