@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from popgpt.config import Config, UserError
+from popgpt.config import SEPARATOR, Config, UserError
 from popgpt.data.dataset import Dataset
 from popgpt.files import Folder, absolute
 from popgpt.metrics import score
@@ -87,7 +87,11 @@ def check_same(state: dict[str, Any], config: Config, dataset: Dataset, keys: tu
     """Refuse a state that was trained with other values of `keys` or on another alphabet."""
     trained = checkpoint.config_of(state)
     for key in keys:
-        if getattr(trained, key) != getattr(config, key):
+        old, new = (
+            dataset.meta.separator if value == SEPARATOR else value
+            for value in (getattr(trained, key), getattr(config, key))
+        )
+        if old != new:
             raise UserError(f"{key}={getattr(config, key)!r} should be {getattr(trained, key)!r}, as in the checkpoint")
     if state["vocabulary"] != dataset.meta.vocabulary.characters:
         raise UserError(f"the checkpoint's alphabet {state['vocabulary']!r} is not that of dataset={config.dataset}")

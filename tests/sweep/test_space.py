@@ -237,7 +237,7 @@ def test_mistakes_are_refused_in_one_line(write: Any, keys: dict[str, Any], mess
         ("d_model=-1", "d_model=-1 should be greater than 0"),
         ("num_samples=x", "num_samples='x' should be an integer"),
         ("finalists=-1", "finalists=-1 should be greater than or equal to 0"),
-        ("finalist_seeds=0", "finalist_seeds=0 should be greater than 0"),
+        ("finalist_seeds=-1", "finalist_seeds=-1 should be greater than or equal to 0"),
     ],
 )
 def test_wrong_overrides_are_refused(write: Any, word: str, message: str) -> None:
