@@ -272,10 +272,10 @@ def _with_derived(given: dict[str, Any]) -> dict[str, Any]:
     if isinstance(d_model, int) and 0 < d_model <= WIDEST:
         if d_head is None and n_head is None:
             d_head = given["d_head"] = min(value["d_head"], d_model)
-        if n_head is None and isinstance(d_head, int) and d_head > 0:
+        if n_head is None and isinstance(d_head, int) and 0 < d_head <= WIDEST:
             _check_divides(d_model, d_head, "d_head")
             given["n_head"] = d_model // d_head
-        elif d_head is None and isinstance(n_head, int) and n_head > 0:
+        elif d_head is None and isinstance(n_head, int) and 0 < n_head <= WIDEST:
             _check_divides(d_model, n_head, "n_head")
             given["d_head"] = d_model // n_head
     return given
@@ -642,7 +642,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             content = file.read(4 * LARGEST_FILE + 1)
     except FileNotFoundError as error:
         given = "; the file comes first, then key=value" if "=" in str(path) else ""
-        raise UserError(f"{path}: {error.strerror}{given}") from None
+        raise UserError(f"{named(str(path))}: {error.strerror}{given}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL character
         raise UserError(f"{named(str(path))}: {getattr(error, 'strerror', None) or error}") from None
     return parse_yaml(content, path)

@@ -16,7 +16,20 @@ FLOORS = [
     {"model", "sweep", "tracking"},
     {"training"},
     {"cluster"},
-    {"cli", "progress", "prepare", "train", "tune", "evaluate", "sample", "explain", "track", "report", "mirror"},
+    {
+        "cli",
+        "progress",
+        "init",
+        "prepare",
+        "train",
+        "tune",
+        "evaluate",
+        "sample",
+        "explain",
+        "track",
+        "report",
+        "mirror",
+    },
 ]
 ONLY_IN = {
     "ray": {"cluster", "train", "tune", "sweep.asha"},
@@ -62,7 +75,9 @@ def test_heavy_libraries_stay_where_they_belong(library: str) -> None:
     assert stray == set()
 
 
-@pytest.mark.parametrize("entry", ["train", "tune", "prepare", "evaluate", "sample", "explain", "track", "report"])
+@pytest.mark.parametrize(
+    "entry", ["train", "tune", "init", "prepare", "evaluate", "sample", "explain", "track", "report"]
+)
 def test_help_imports_nothing_heavy(entry: str) -> None:
     code = (
         "import sys; sys.argv = ['x', '--help']\n"

@@ -237,7 +237,7 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     with mistakes.gathered():
         config = make_config(base, source)
     with mistakes.gathered():
-        _check_references(space, source)
+        _check_references(space, _without_heads(base, space), source)
     with mistakes.gathered():
         _check_no_grid(space, file.search, source)
     with mistakes.gathered():
@@ -336,6 +336,8 @@ def _read_space(given: Mapping[str, Any], source: str) -> tuple[dict[str, Domain
     before: set[str] = set()
     mistakes = Mistakes()
     for key, spec in given.items():
+        if not isinstance(key, str):  # which the file's schema refuses
+            continue
         name = ALIASES.get(key, key)
         with mistakes.gathered():
             _check_name(name, key, before, source)
@@ -437,16 +439,25 @@ def _referred(name: Any, where: str) -> str:
     return known
 
 
-def _check_references(space: Mapping[str, Domain], source: str) -> None:
+def _check_references(space: Mapping[str, Domain], base: Mapping[str, Any], source: str) -> None:
     """A parameter that depends on a swept one stands below it, so that drawing in order is enough."""
     above: set[str] = set()
     for name, domain in space.items():
         needed = {domain.when[0]} if domain.when else set()
         needed |= {domain.values[0]} if domain.kind == "divisors_of" else set()
-        needed |= {origin for other in needed - space.keys() for origin in DERIVED.get(other, ()) if origin != name}
+        follows = {other: DERIVED.get(other, ()) for other in needed - space.keys() if base.get(other) is None}
+        for other in sorted(follows):
+            if name in follows[other]:
+                raise UserError(f"{source}: space.{name} depends on {other}, which follows from it; give {other}")
+        needed |= {origin for origins in follows.values() for origin in origins}
         for other in sorted((needed & space.keys()) - above):
             raise UserError(f"{source}: space.{name} depends on {other}, which should stand above it")
         above.add(name)
+
+
+def _without_heads(base: Mapping[str, Any], space: Mapping[str, Domain]) -> dict[str, Any]:
+    """The base's parameters that trials have: a swept head's width or number replaces the other one."""
+    return {name: value for name, value in base.items() if not (name in HEADS and HEADS & space.keys())}
 
 
 def _check_no_grid(space: Mapping[str, Domain], search: str, source: str) -> None:
@@ -583,7 +594,7 @@ def _values(sweep: Sweep, name: str) -> set[Any] | None:
     domain = sweep.space.get(name)
     values = {point[name] for point in sweep.points if name in point}
     if domain is None or _may_lack(sweep, name):
-        if name not in sweep.base and any(origin in sweep.space for origin in DERIVED.get(name, ())):
+        if sweep.base.get(name) is None and any(origin in sweep.space for origin in DERIVED.get(name, ())):
             return None
         values.add(value_of(sweep, {}, name))
     if domain is None or domain.kind in ("choice", "grid"):
