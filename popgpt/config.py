@@ -412,18 +412,19 @@ def make_config(values: Mapping[str, Any], source: str = "config", typed: Iterab
         return Config(**values)
     except ValidationError as error:
         typed = {ALIASES.get(key, key) for key in typed}
-        raise told_together(
+        errors = error.errors(include_url=False)
+        lines = [
             explain_error(e, Config.model_fields, COMMAND_LINE if typed & _blamed(e) else source)
-            for e in error.errors(include_url=False)
-        ) from None
+            for e in errors[:MOST_TOLD]
+        ]
+        raise told_together(lines, len(errors[MOST_TOLD:])) from None
 
 
-def told_together(lines: Iterable[str]) -> UserError:
-    """One error for several mistakes, a line each, of which only the first are told where they are many."""
-    seen = dict.fromkeys(line for part in lines for line in part.splitlines())
-    told = list(seen)[:MOST_TOLD]
-    more = [f"and {len(seen) - len(told)} more mistakes"] if len(seen) > len(told) else []
-    return UserError("\n".join([*told, *more]))
+def told_together(lines: Iterable[str], more: int = 0) -> UserError:
+    """One error for several mistakes, a line each, of which the first are told; and that there are so many more."""
+    seen = list(dict.fromkeys(line for part in lines for line in part.splitlines()))
+    untold = len(seen[MOST_TOLD:]) + more
+    return UserError("\n".join([*seen[:MOST_TOLD], *([f"and {untold} more mistakes"] if untold else [])]))
 
 
 class Mistakes:
@@ -439,6 +440,11 @@ class Mistakes:
             yield
         except UserError as error:
             self._lines.append(str(error))
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are more than are told."""
+        return len(self._lines) > MOST_TOLD
 
     def tell(self) -> None:
         """Raises UserError where there were mistakes."""
@@ -511,9 +517,9 @@ def shortened(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:120]}...{text[-60:]}"
 
 
-def named(name: str) -> str:
+def named(name: str, longest: int = 80) -> str:
     """A name as it can be printed: as it is, or quoted and shortened where it is no usual one."""
-    return name if name.isprintable() and 0 < len(name) <= 80 else shortened(name)
+    return name if name.isprintable() and 0 < len(name) <= longest else shortened(name)
 
 
 def nearest_name(name: str, names: Iterable[str], foreign: Mapping[str, str] = FOREIGN) -> str:
@@ -642,9 +648,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             content = file.read(4 * LARGEST_FILE + 1)
     except FileNotFoundError as error:
         given = "; the file comes first, then key=value" if "=" in str(path) else ""
-        raise UserError(f"{named(str(path))}: {error.strerror}{given}") from None
+        raise UserError(f"{named(str(path), 300)}: {error.strerror}{given}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL character
-        raise UserError(f"{named(str(path))}: {getattr(error, 'strerror', None) or error}") from None
+        raise UserError(f"{named(str(path), 300)}: {getattr(error, 'strerror', None) or error}") from None
     return parse_yaml(content, path)
 
 

@@ -20,6 +20,7 @@ from popgpt.config import (
     DERIVED,
     FOREIGN,
     MOST,
+    MOST_TOLD,
     Config,
     Count,
     Mistakes,
@@ -315,14 +316,15 @@ def _validate(raw: dict[str, Any], source: str) -> SweepFile:
         return SweepFile(**raw)
     except ValidationError as error:
         lines: list[str] = []
-        for e in error.errors(include_url=False):
+        errors = error.errors(include_url=False)
+        for e in errors[:MOST_TOLD]:
             if lines and str(e["loc"][-1]).startswith("literal"):  # a number or auto: the number's error came before
                 lines[-1] += f" or {e['ctx']['expected']}"
                 continue
             nested = {"asha": Asha.model_fields, "resources": Resources.model_fields}
             fields = nested.get(str(e["loc"][0]), {}) if len(e["loc"]) > 1 else SweepFile.model_fields
             lines.append(explain_error(e, fields, source, OTHER_KEYS))
-        raise told_together(lines) from None
+        raise told_together(lines, len(errors[MOST_TOLD:])) from None
 
 
 def _replaced(run: Mapping[str, Any]) -> set[str]:
@@ -336,6 +338,8 @@ def _read_space(given: Mapping[str, Any], source: str) -> tuple[dict[str, Domain
     before: set[str] = set()
     mistakes = Mistakes()
     for key, spec in given.items():
+        if mistakes.enough:
+            break
         if not isinstance(key, str):  # which the file's schema refuses
             continue
         name = ALIASES.get(key, key)
@@ -497,6 +501,8 @@ def _read_points(
     mistakes = Mistakes()
     points: dict[tuple[tuple[str, Any], ...], dict[str, Any]] = {}
     for point in given:
+        if mistakes.enough:
+            break
         with mistakes.gathered():
             left = {name: value for name, value in merge({}, point).items() if name not in replaced}
             read = _read_point(left, space, base, source)
