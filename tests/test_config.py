@@ -16,6 +16,7 @@ from popgpt.config import (
     dump_yaml,
     load_config,
     make_config,
+    may_agree,
     merge,
     parse_overrides,
     parse_yaml,
@@ -346,3 +347,10 @@ def test_an_empty_value_and_a_file_that_is_an_override_get_a_hint() -> None:
         made("data_dir=")
     with pytest.raises(UserError, match="seed=1: No such file or directory; the file comes first, then key=value"):
         load_config("seed=1")
+
+
+def test_a_mask_up_to_the_separator_may_be_one_up_to_a_character() -> None:
+    assert may_agree("mask_before_token", "separator", "=")
+    assert not may_agree("mask_before_token", "separator", None)
+    assert not may_agree("mask_before_token", ":", "=")
+    assert not may_agree("dataset", "separator", "=")
