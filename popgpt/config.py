@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -32,8 +44,72 @@ PerOperation = Annotated[
     Discriminator(lambda value: "constrained-mapping" if isinstance(value, dict) else "constrained-number"),
 ]
 
+SEPARATOR = "separator"
+
+
+def _check_mask(value: str) -> str:
+    if value != SEPARATOR and len(value) != 1:
+        raise ValueError(f"mask_before_token={shortened(value)} should be {SEPARATOR}, one character, or null")
+    return value
+
+
+Mask = Annotated[str, AfterValidator(_check_mask)]
+
 COMMAND_LINE = "command line"
 ALIASES = {"n_embd": "d_model"}
+# What other programs call our parameters; and, where there is none like it, what to do instead.
+_FOREIGN = {
+    "learning_rate": "lr base_lr max_lr peak_lr",
+    "min_lr": "lr_min min_learning_rate final_lr end_lr eta_min",
+    "n_head": "n_heads num_heads nhead heads num_attention_heads",
+    "d_head": "head_dim dim_head head_size",
+    "n_layer": "n_layers num_layers layers depth num_hidden_layers n_blocks",
+    "d_model": "hidden_size hidden_dim embed_dim embedding_dim embedding_size n_embed dim width",
+    "batch_size": "bs batch train_batch_size micro_batch_size per_device_batch_size",
+    "gradient_accumulation_steps": "grad_accum grad_accum_steps gradient_accumulation accumulate_grad_batches",
+    "max_iters": "max_steps steps num_steps n_steps train_steps total_steps iters iterations num_iters num_iterations",
+    "warmup_iters": "warmup warmup_steps num_warmup_steps lr_warmup_steps",
+    "lr_decay_iters": "lr_decay_steps decay_steps decay_iters",
+    "weight_decay": "wd weightdecay l2 weight_decay_rate",
+    "dropout": "dropout_rate dropout_prob dropout_p p_dropout resid_pdrop attn_pdrop",
+    "block_size": "context context_length context_size seq_len seq_length sequence_length max_seq_len max_length n_ctx "
+    "n_positions",
+    "grad_clip": "clip clip_grad gradient_clip gradient_clip_val max_grad_norm max_norm",
+    "optimizer": "optim opt",
+    "beta1": "adam_beta1 b1 momentum",
+    "beta2": "adam_beta2 b2",
+    "dtype": "precision amp_dtype",
+    "compile": "torch_compile",
+    "workers": "num_workers n_workers world_size nproc_per_node",
+    "seed": "random_seed random_state rng_seed",
+    "eval_interval": "eval_every eval_steps eval_freq val_interval validate_every",
+    "log_interval": "log_every logging_steps log_freq print_every",
+    "best_by": "monitor metric",
+    "out_dir": "output_dir save_dir run_dir checkpoint_dir log_dir",
+    "data_dir": "data_path data_folder data_root",
+    "dataset": "dataset_name data",
+    "wandb_run_name": "run_name name",
+    "experiment": "experiment_name project",
+    "a rate that does not decay is min_lr equal to learning_rate": "decay_lr",
+    "the schedule is linear over warmup_iters, then a cosine down to min_lr at lr_decay_iters": "scheduler "
+    "lr_scheduler lr_schedule lr_scheduler_type",
+    "a run is measured in iterations, max_iters; explain says how many epochs they are": "epochs n_epochs num_epochs "
+    "max_epochs num_train_epochs",
+    "give dtype: bfloat16": "fp16 bf16 amp mixed_precision",
+    "give beta1 and beta2": "betas adam_betas",
+    "it follows from the rest; leave it out": "vocab_size backend",
+    "score a run by python -m popgpt.evaluate OUT_DIR": "eval_only",
+    "give init_from: resume": "resume",
+    "give device: cuda, and workers for several": "gpus num_gpus",
+}
+
+
+def by_foreign_name(table: Mapping[str, str]) -> dict[str, str]:
+    """The table from what others say to what is meant, of one from what is meant to what others say, in words."""
+    return {name: meant for meant, names in table.items() for name in names.split()}
+
+
+FOREIGN = by_foreign_name(_FOREIGN)
 DERIVED = {
     "lr_decay_iters": ("max_iters", "warmup_iters"),
     "min_lr": ("learning_rate",),
@@ -108,8 +184,8 @@ class Config(BaseModel):
     block_size: Annotated[int, Field(ge=2, le=LONGEST)] = Field(64, description="positions of a row, T")
     align_to_lines: bool = Field(True, description="rows hold complete lines only; false: contiguous windows")
     isolate_lines: bool = Field(True, description="a line sees only itself; false: also the earlier lines of its row")
-    mask_before_token: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
-        "=", description="no loss on targets up to and including this character; null: loss on all"
+    mask_before_token: Mask | None = Field(
+        SEPARATOR, description="no loss on targets up to and including it, the dataset's separator; null: loss on all"
     )
     mask_per_line: bool = Field(True, description="mask anew after each newline; false: once a row")
 
@@ -196,13 +272,21 @@ def _with_derived(given: dict[str, Any]) -> dict[str, Any]:
     if isinstance(d_model, int) and 0 < d_model <= WIDEST:
         if d_head is None and n_head is None:
             d_head = given["d_head"] = min(value["d_head"], d_model)
-        if n_head is None and isinstance(d_head, int) and d_head > 0:
+        if n_head is None and isinstance(d_head, int) and 0 < d_head <= WIDEST:
             _check_divides(d_model, d_head, "d_head")
             given["n_head"] = d_model // d_head
-        elif d_head is None and isinstance(n_head, int) and n_head > 0:
+        elif d_head is None and isinstance(n_head, int) and 0 < n_head <= WIDEST:
             _check_divides(d_model, n_head, "n_head")
             given["d_head"] = d_model // n_head
     return given
+
+
+def derived(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given and what follows from it. Raises UserError where nothing can."""
+    try:
+        return {**{name: field.default for name, field in Config.model_fields.items()}, **_with_derived(dict(given))}
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def _usable_rate(value: Any) -> bool:
@@ -215,12 +299,27 @@ def _number(value: Any) -> int:
 
 def _check_divides(d_model: int, part: int, name: str) -> None:
     if d_model % part:
-        nearest = min((d for d in range(1, d_model + 1) if d_model % d == 0), key=lambda d: (abs(d - part), d))
+        nearest = min(divisors(d_model), key=lambda d: (abs(d - part), d))
         multiple = max(1, round(d_model / part)) * part
         raise ValueError(
             f"{name}={part} does not divide d_model={d_model}; "
             f"nearest that does: {name}={nearest} (or d_model={multiple})"
         )
+
+
+@lru_cache(2**14)
+def divisors(whole: int) -> tuple[int, ...]:
+    """The divisors of a whole number above 0, ascending, in time proportional to its square root at most."""
+    found, rest, prime = [1], whole, 2
+    while rest > 1:
+        prime = prime if prime * prime <= rest else rest
+        power, before = 1, found
+        while rest % prime == 0:
+            rest //= prime
+            power *= prime
+            found = found + [divisor * power for divisor in before]
+        prime += 1 if prime == 2 else 2
+    return tuple(sorted(found))
 
 
 def _disagreement(config: Config) -> str | None:
@@ -246,12 +345,19 @@ def _disagreement(config: Config) -> str | None:
 def _path_problem(config: Config) -> str | None:
     """The first parameter that no file system could have as a path, in words."""
     for name in ("out_dir", "init_from", "data_dir", "dataset"):
-        value = getattr(config, name)
-        longest = max(map(len, os.fsencode(value).split(b"/")))
-        if "\0" in value:
-            return f"{name}={shortened(value)} should hold no NUL character"
-        if longest > 255:
-            return f"{name}={shortened(value)} holds a name of {longest} bytes; at most 255 are possible"
+        problem = path_problem(name, getattr(config, name))
+        if problem:
+            return problem
+    return None
+
+
+def path_problem(name: str, value: str) -> str | None:
+    """Why no file system could have `value`, the parameter `name`, as a path, in words; None where one could."""
+    longest = max(map(len, os.fsencode(value).split(b"/")))
+    if "\0" in value:
+        return f"{name}={shortened(value)} should hold no NUL character"
+    if longest > 255:
+        return f"{name}={shortened(value)} holds a name of {longest} bytes; at most 255 are possible"
     return None
 
 
@@ -273,6 +379,12 @@ def _calculator_disagreement(c: Config) -> str | None:
     return None
 
 
+def may_agree(name: str, one: Any, other: Any) -> bool:
+    """Whether two values of a parameter can mean the same: a mask up to the separator is one up to some character."""
+    masks = name == "mask_before_token" and SEPARATOR in (one, other) and None not in (one, other)
+    return bool(one == other or masks)
+
+
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `over` on top, aliases resolved. Naming a head's width replaces an earlier number of heads."""
     base, over = _canonical(base), _canonical(over)
@@ -285,7 +397,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _canonical(given: Mapping[str, Any]) -> dict[str, Any]:
     for alias, name in ALIASES.items():
         if alias in given and name in given and given[alias] != given[name]:
-            raise UserError(f"{alias}={given[alias]} and {name}={given[name]} are one parameter; give one of them")
+            both = f"{alias}={shortened(given[alias])} and {name}={shortened(given[name])}"
+            raise UserError(f"{both} are one parameter; give one of them")
     return {ALIASES.get(key, key): value for key, value in given.items()}
 
 
@@ -299,11 +412,44 @@ def make_config(values: Mapping[str, Any], source: str = "config", typed: Iterab
         return Config(**values)
     except ValidationError as error:
         typed = {ALIASES.get(key, key) for key in typed}
+        errors = error.errors(include_url=False)
         lines = [
             explain_error(e, Config.model_fields, COMMAND_LINE if typed & _blamed(e) else source)
-            for e in error.errors()
+            for e in errors[:MOST_TOLD]
         ]
-        raise UserError("\n".join(lines)) from None
+        raise told_together(lines, len(errors[MOST_TOLD:])) from None
+
+
+def told_together(lines: Iterable[str], more: int = 0) -> UserError:
+    """One error for several mistakes, a line each, of which the first are told; and that there are so many more."""
+    seen = list(dict.fromkeys(line for part in lines for line in part.splitlines()))
+    untold = len(seen[MOST_TOLD:]) + more
+    return UserError("\n".join([*seen[:MOST_TOLD], *([f"and {untold} more mistakes"] if untold else [])]))
+
+
+class Mistakes:
+    """Gathers what is wrong, so that all of it is told at once."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """A UserError inside is kept, and what comes after goes on."""
+        try:
+            yield
+        except UserError as error:
+            self._lines.append(str(error))
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are more than are told."""
+        return len(self._lines) > MOST_TOLD
+
+    def tell(self) -> None:
+        """Raises UserError where there were mistakes."""
+        if self._lines:
+            raise told_together(self._lines)
 
 
 def _blamed(error: Mapping[str, Any]) -> set[str]:
@@ -332,98 +478,222 @@ def where_from(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, str
     return {name: named.get(name, "default") for name in Config.model_fields}
 
 
-def explain_error(error: Mapping[str, Any], fields: Mapping[str, FieldInfo], source: str) -> str:
+def explain_error(
+    error: Mapping[str, Any], fields: Mapping[str, FieldInfo], source: str, foreign: Mapping[str, str] = FOREIGN
+) -> str:
     """One line for one of pydantic's errors."""
-    key = ".".join(str(part) for part in error["loc"] if not str(part).startswith(("constrained", "function")))
+    parts = [str(part) for part in error["loc"] if not str(part).startswith(("constrained", "function", "["))]
+    key = named(".".join(parts))
     if error["type"] == "value_error":
         return f"{source}: {error['ctx']['error']}"
+    given = shortened(error["input"])
     if error["type"] == "extra_forbidden":
-        return (
-            f"{source}: unknown parameter {key}={shortened(error['input'])}{nearest_name(key.split('.')[-1], fields)}"
-        )
+        return f"{source}: unknown parameter {key}={given}{nearest_name(parts[-1], fields, foreign)}"
     if error["type"] == "less_than_equal":
-        return f"{source}: {key}={shortened(error['input'])} should be at most {error['ctx']['le']}"
+        return f"{source}: {key}={given} should be at most {error['ctx']['le']}"
     if error["type"] == "missing":
         return f"{source}: {key} is missing"
+    if error["type"] == "bool_type":
+        return f"{source}: {key}={given} should be true or false"
+    if error["type"] == "string_too_short":
+        return f"{source}: {key}={given} should not be empty; leave it out for the default"
+    if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{source}: {key}={given} should be a mapping, {{name: value}}"
     wanted = (
         re.sub(r"^(Input|String|Value) ", "", error["msg"])
         .replace("should be a valid", "should be a")
         .replace("a integer", "an integer")
     )
-    return f"{source}: {key}={shortened(error['input'])} {wanted}"
+    return f"{source}: {key}={given} {wanted}"
 
 
 def shortened(value: Any) -> str:
     """`repr(value)`, less the middle of what is too long for a line."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = 80
-    short.maxlist = short.maxdict = 8
-    return short.repr(value)
+    short.maxlist = short.maxdict = short.maxtuple = 8
+    short.maxlevel = 4
+    text = short.repr(value)
+    return text if len(text) <= 200 else f"{text[:120]}...{text[-60:]}"
 
 
-def nearest_name(name: str, names: Iterable[str]) -> str:
-    """`; did you mean X?` for the known name nearest to `name`, or nothing."""
-    close = difflib.get_close_matches(name, [*names, *ALIASES], n=1, cutoff=0.6)
+def named(name: str, longest: int = 80) -> str:
+    """A name as it can be printed: as it is, or quoted and shortened where it is no usual one."""
+    return name if name.isprintable() and 0 < len(name) <= longest else shortened(name)
+
+
+def nearest_name(name: str, names: Iterable[str], foreign: Mapping[str, str] = FOREIGN) -> str:
+    """`; did you mean X?` for what is most likely meant by `name`, or what to do instead, or where the names are told.
+
+    foreign: what others call something, and our name for it, or words.
+    """
+    known = [*names, *(alias for alias, meant in ALIASES.items() if meant in names)]
+    meant = foreign.get(name.lower().replace("-", "_"), "")
+    if " " in meant:
+        return f"; {meant}"
+    close = [meant] if meant in known else difflib.get_close_matches(name[:80], known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else "; see --help for the known ones"
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 1e-3 is a number, a date is text and a key given twice is an error."""
+LARGEST_FILE, DEEPEST, MOST_NODES, LONGEST_NUMBER, MOST_TOLD = 2**16, 32, 2**16, 1000, 20
+_CORE = {  # YAML 1.2.2, 10.3.2
+    "null": re.compile(r"(?:null|Null|NULL|~|)\Z"),
+    "bool": re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"),
+    "int": re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)\Z"),
+    "float": re.compile(
+        r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
+    ),
+}
+_MERGE = re.compile(r"<<\Z")
 
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+
+def _refused(problem: str, mark: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML by the core schema of YAML 1.2, with the merge key of 1.1.
+
+    PyYAML reads YAML 1.1, where 010 is 8, 1:30 is 90 and yes is true. Beside that, a key given twice is an error here,
+    and so is what is too deep, or too much once its aliases are followed.
+    """
+
+    yaml_implicit_resolvers: dict[str | None, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._nested = 0
+        self._sizes: dict[int, int] = {}  # of the nodes that are whole, with all that they hold
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
+        mark, alias = event.start_mark, isinstance(event, yaml.AliasEvent)
+        self._nested += 1
+        if self._nested > DEEPEST:
+            raise _refused(f"nested more than {DEEPEST} deep", mark)
+        node = super().compose_node(parent, index)
+        assert node is not None
+        self._nested -= 1
+        if alias and id(node) not in self._sizes:
+            raise _refused("an alias stands inside what it names", mark)
+        if not alias:
+            parts = node.value if isinstance(node, yaml.CollectionNode) else []
+            parts = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
+            self._sizes[id(node)] = 1 + sum(self._sizes[id(part)] for part in parts)
+        if self._sizes[id(node)] > MOST_NODES:
+            raise _refused(f"more than {MOST_NODES} values, aliases followed", mark)
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
-                raise yaml.composer.ComposerError(None, None, f"{key.value} is given twice", key.start_mark)
+                raise _refused(f"{named(key.value)} is given twice", key.start_mark)
             seen.add(key.value)
         return node
 
+    def construct_core(self, node: yaml.ScalarNode) -> Any:
+        """A scalar that is resolved, or tagged, as one of the core schema's."""
+        text, kind = str(self.construct_scalar(node)), node.tag.rpartition(":")[2]
+        if not _CORE[kind].match(text):
+            raise _refused(f"{shortened(text)} is no {kind}", node.start_mark)
+        if len(text) > LONGEST_NUMBER:
+            raise _refused(f"a number of {len(text)} digits", node.start_mark)
+        if kind == "int":
+            return int(text[2:], {"0o": 8, "0x": 16}[text[:2]]) if text[:2] in ("0o", "0x") else int(text)
+        if kind == "float":
+            return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+        return None if kind == "null" else text.lower() == "true"
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what would be no text to YAML 1.1 or to 1.2."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: list(resolvers) for first, resolvers in yaml.SafeDumper.yaml_implicit_resolvers.items()
+    }
+
+
+_FIRST = {"null": ["", *"nN~"], "bool": [*"tTfF"], "int": [*"-+0123456789"], "float": [*"-+.0123456789"]}
+for _kind, _pattern in _CORE.items():
+    for _reader in (_Loader, _Dumper):
+        _reader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", _pattern, _FIRST[_kind])
+_Loader.add_implicit_resolver("tag:yaml.org,2002:merge", _MERGE, ["<"])
+_Loader.yaml_constructors = {
+    **{f"tag:yaml.org,2002:{kind}": _Loader.construct_core for kind in _CORE},
+    **{f"tag:yaml.org,2002:{kind}": getattr(_Loader, f"construct_yaml_{kind}") for kind in ("str", "seq", "map")},
+    "tag:yaml.org,2002:merge": _Loader.construct_yaml_str,  # `<<` that is no key
+    None: _Loader.construct_undefined,
+}
+
+
+@lru_cache(8)
+def _loaded(text: str) -> Any:
+    """What a YAML text holds. Raises many kinds of errors."""
+    if len(text) > LARGEST_FILE:
+        raise ValueError(f"{len(text)} characters are too many; at most {LARGEST_FILE} are possible")
+    return yaml.load(text, _Loader)
+
+
+def _load(text: str) -> Any:
+    """What a YAML text holds, the caller's own. Raises many kinds of errors."""
+    return copy.deepcopy(_loaded(text))
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises UserError where there is none."""
     try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
+        with open(path, "rb") as file:
+            content = file.read(4 * LARGEST_FILE + 1)
+    except FileNotFoundError as error:
+        given = "; the file comes first, then key=value" if "=" in str(path) else ""
+        raise UserError(f"{named(str(path), 300)}: {error.strerror}{given}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL character
+        raise UserError(f"{named(str(path), 300)}: {getattr(error, 'strerror', None) or error}") from None
     return parse_yaml(content, path)
 
 
 def parse_yaml(content: bytes, path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file's content. Raises UserError where there is none, naming `path`."""
     try:
-        values = yaml.load(content.decode(), _Loader)
+        text = content.decode()
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a UTF-8 text file") from None
+    try:
+        values = _load(text)
     except Exception as error:  # PyYAML lets through what int() and deep nesting raise
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UserError(f"{where}: not valid YAML: {_yaml_problem(error)}") from None
+        raise UserError(_python_syntax(text, path) or f"{where}: not valid YAML: {_yaml_problem(error)}") from None
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise UserError(f"{path}: should be a mapping of parameters, `name: value` a line")
+        wanted = "should be a mapping of parameters, `name: value` a line"
+        raise UserError(_python_syntax(text, path) or f"{path}: {wanted}")
     return values
+
+
+def _python_syntax(text: str, path: str | Path) -> str | None:
+    """The first assignment of a text that is in Python's syntax, and what it would be in YAML; None where it isn't."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if found := re.match(r"([A-Za-z_]\w*)\s*=(?!=)\s*([^\s#][^#]*)", line):
+            name, value = found[1], found[2].strip()
+            yaml_value = {"True": "true", "False": "false", "None": "null"}.get(value, value)
+            told, wanted = shortened(line.strip()), shortened(f"{name}: {yaml_value}")
+            return f"{path}:{number}: {told} is Python; a config is YAML: {wanted}"
+    return None
 
 
 def _yaml_problem(error: Exception) -> str:
     """What is wrong with a YAML text, in one line."""
-    return " ".join(str(getattr(error, "problem", None) or error).split())
+    said = str(getattr(error, "problem", None) or getattr(error, "reason", None) or error).splitlines() or [""]
+    return "nested too deeply" if isinstance(error, RecursionError) else named(" ".join(said[0].split())[:300])
 
 
 def dump_yaml(values: Mapping[str, Any]) -> str:
     """YAML text that read_yaml gives back as it was."""
-    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+    return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def parse_overrides(overrides: Iterable[str], fields: Mapping[str, FieldInfo] = Config.model_fields) -> dict[str, Any]:
@@ -446,6 +716,6 @@ def _scalar(text: str, annotation: Any, word: str) -> Any:
     if any(kind is str or isinstance(kind, str) for kind in kinds):
         return text
     try:
-        return yaml.load(text, _Loader)
+        return _load(text)
     except Exception as error:  # PyYAML lets through what int() and deep nesting raise
         raise UserError(f"{shortened(word)}: the value is not valid YAML: {_yaml_problem(error)}") from None

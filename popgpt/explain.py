@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from popgpt import cli
-from popgpt.config import Config, load_config, read_yaml, where_from
+from popgpt.config import MOST, Config, load_config, read_yaml, where_from
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SHOWN_ROWS = 3
 COUNTED_ROWS = 4096
+SHOWN_VALUES = 12
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from popgpt.data.batches import make_rows
     from popgpt.data.dataset import ensure_dataset
+    from popgpt.sweep.space import warnings
     from popgpt.training.probe import probe
 
     console = Console(highlight=False, soft_wrap=True)
@@ -40,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for part in (parameters(config, sources), sight(config, dataset, rows), model_size(config, dataset)):
         console.print(*part, sep="\n", markup=False)
         console.print()
+    if sweep:
+        console.print(*domains(sweep), "", sep="\n", markup=False)
+        for warning in warnings(sweep):
+            cli.say(f"warning: {warning}")
     cost = None if args.no_probe else probe(config, dataset, rows)
     price = [*(expenses(config, cost) if cost else []), *(budget(sweep, cost) if sweep else [])]
     console.print(*price, sep="\n", markup=False)
@@ -72,6 +78,30 @@ def where_swept_from(sweep: Sweep, path: str, overrides: Sequence[str]) -> dict[
     return sources | dict.fromkeys(sweep.space, "swept")
 
 
+def domains(sweep: Sweep) -> list[str]:
+    """Each swept parameter, where its values come from, and when it is drawn."""
+    width = max((len(name) for name in sweep.space), default=0)
+    lines = []
+    for name, domain in sweep.space.items():
+        when = (
+            f", when {domain.when[0]} is {' or '.join(map(str, map(cli.shown, domain.when[1])))}" if domain.when else ""
+        )
+        lines.append(f"  {name:<{width}}  {values_of(domain.kind, domain.values)}{when}")
+    points = f"{len(sweep.points)} points to evaluate come first" if sweep.points else ""
+    return ["swept", *lines, *([f"  {points}"] if points else [])]
+
+
+def values_of(kind: str, values: Sequence[Any]) -> str:
+    """A domain in words, such as `choice of 64, 96, 128`."""
+    if kind == "divisors_of":
+        of, low, high = values
+        return f"divisors of {of}" + ("" if (low, high) == (1, MOST) else f", from {low} to {high}")
+    if kind in ("choice", "grid"):
+        shown = ", ".join(str(cli.shown(value)) for value in values[:SHOWN_VALUES])
+        return f"{kind} of {shown}" + (f", ... ({len(values)} values)" if len(values) > SHOWN_VALUES else "")
+    return f"{kind} from {values[0]} to {values[1]}"
+
+
 def parameters(config: Config, sources: Mapping[str, str]) -> list[str]:
     """Each parameter, its value and where that comes from; the defaults last, on one line."""
     values = {name: cli.shown(value) for name, value in config.model_dump().items()}
@@ -86,8 +116,11 @@ def sight(config: Config, dataset: Dataset, rows: Rows) -> list[str | Text]:
     """What training sees: a few rows, what is learned of them, and how full they are."""
     import numpy as np
 
-    from popgpt.data.batches import IGNORE_INDEX, describe_too_long
+    from popgpt.data.batches import IGNORE_INDEX, describe_too_long, mask_token
 
+    mask = mask_token(config, dataset.meta)
+    up_to = f"of {'each line' if config.mask_per_line else 'a row'} up to and including {mask!r}"
+    masked = f"masked are the characters {up_to}" if mask else "nothing is masked: prompts are learned too"
     counted = min(rows.rows_per_epoch, COUNTED_ROWS)
     batch = rows.at(np.arange(counted))
     lines, tokens = (count / counted for count in rows.counts(batch))
@@ -98,6 +131,7 @@ def sight(config: Config, dataset: Dataset, rows: Rows) -> list[str | Text]:
     return [
         f"rows of dataset {dataset.path}, the learned characters in green and [brackets]",
         *(show_row(batch, row, dataset.meta.vocabulary) for row in range(min(SHOWN_ROWS, counted))),
+        f"  {masked}",
         f"  {lines * each:,.0f} lines, {tokens * each:,.0f} tokens, {learned * each:,.0f} learned, per iteration of "
         f"{each} rows",
         f"  {1 - tokens / config.block_size:.1%} of positions are padding; an epoch is {rows.rows_per_epoch:,} rows, "
@@ -163,8 +197,9 @@ def budget(sweep: Sweep, cost: Mapping[str, float] | None) -> list[str]:
     from popgpt.sweep.search import rests_on_others
     from popgpt.sweep.space import rungs, sample
 
-    trials = len(sample(sweep))
-    whole = trials * sweep.max_t
+    drawn = sample(sweep)
+    trials = len(drawn)
+    whole = sum(min(sweep.config(parameters).max_iters, sweep.max_t) for parameters in drawn)
     by_tpe = sum(rests_on_others(sweep, number) for number in range(trials))
     how = f", the last {by_tpe} of them proposed by TPE" if by_tpe else ""
     lines = [f"sweep of {trials} trials{how}: {whole:,} iterations if none were stopped"]
@@ -173,13 +208,16 @@ def budget(sweep: Sweep, cost: Mapping[str, float] | None) -> list[str]:
         spent, left, before = 0, trials, 0
         for rung in (*at, sweep.max_t):
             spent, left, before = spent + left * (rung - before), max(1, left // sweep.asha.reduction_factor), rung
-        lines.append(f"  about {spent:,} with ASHA's rungs at {', '.join(map(str, at))} (the first bracket's)")
-        whole = spent
+        lines.append(
+            f"  about {min(whole, spent):,} with ASHA's rungs at {', '.join(map(str, at))} (the first bracket's)"
+        )
+        whole = min(whole, spent)
     if sweep.finalists:
         count = min(sweep.finalists, trials)
         more = count * (1 + sweep.finalist_seeds) * sweep.max_t
         seeds = f"{sweep.finalist_seeds} more seed{'s' if sweep.finalist_seeds > 1 else ''}"
-        lines.append(f"  at most {more:,} more for {count} finalists, trained to the end and with {seeds}")
+        how = f"trained to the end and with {seeds}" if sweep.finalist_seeds else "trained to the end"
+        lines.append(f"  at most {more:,} more for {count} finalists, {how}")
         whole += more
     if cost:
         seconds = whole * (cost["iteration"] + cost["evaluation"] / sweep.config().eval_interval)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from popgpt.cli import parameters_help, run
-from popgpt.config import UserError, load_config, make_config
+from popgpt.config import UserError, load_config, make_config, named
 from popgpt.data.building import Plan, Source, build_dataset
 from popgpt.data.dataset import Dataset, calculator_plan, check_options, dataset_path, open_dataset
 from popgpt.data.files import Contents, TextLines, find_repeats, numbered, read_file, usable_lines
@@ -25,6 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     dataset, built = _prepare(path, source, plan, given.force)
     print("\n".join(describe(dataset)))
     print(f"{'prepared' if built else 'already there'}: {path} ({time.perf_counter() - begun:.1f} s)")
+    if given.from_text is not None:
+        words = [f"dataset={given.dataset}", *([f"data_dir={given.data_dir}"] if given.data_dir != "data" else [])]
+        print(f"train on it: python -m popgpt.train CONFIG {shlex.join(words)}")
+        print("  python -m popgpt.init FILE writes a CONFIG that fits to the lines of FILE, and a search space")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,7 +65,10 @@ def _calculator(given: argparse.Namespace) -> tuple[Path, Source, Plan]:
 
 def _own_lines(given: argparse.Namespace) -> tuple[Path, Source, Plan]:
     if given.config is not None:
-        raise UserError(f"{given.config}: --from-text takes no config; name the dataset with --dataset NAME")
+        words = [word.partition("=") for word in (given.config, *given.overrides) if "=" in word]
+        meant = [f"--{key.replace('_', '-')} {shlex.quote(value)}" for key, _, value in words]
+        hint = f"write {' '.join(meant)}" if meant else "name the dataset with --dataset NAME"
+        raise UserError(f"{named(given.config)}: --from-text takes no config and no key=value; {hint}")
     if given.dataset is None:
         raise UserError("--from-text needs a name for the dataset: --dataset NAME")
     if len(given.separator) != 1 or given.separator in "\r\n" or "\ud800" <= given.separator <= "\udfff":

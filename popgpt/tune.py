@@ -50,10 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.retry_failed and not args.resume:
         parser.error("--retry-failed goes with --resume")
 
-    from popgpt.sweep.space import load_sweep
+    from popgpt.sweep.space import load_sweep, warnings
 
     samples = [f"num_samples={args.samples}"] if args.samples else []
-    return tune(load_sweep(args.space, [*args.overrides, *samples]), args.resume, args.force, args.retry_failed)
+    sweep = load_sweep(args.space, [*args.overrides, *samples])
+    for warning in warnings(sweep):
+        logger.warning("%s", warning)
+    return tune(sweep, args.resume, args.force, args.retry_failed)
 
 
 def tune(sweep: Sweep, resume: bool, force: bool, retry_failed: bool) -> int:
@@ -372,7 +375,7 @@ def show(record: Record, out_dir: Path, winner: Row | None, seconds: float) -> N
     metric = record.sweep.metric
     console.print(ranking.table(list(record.trials.values()), metric))
     if record.finalists:
-        print("\nfinalists, by their mean on the validation split")
+        print(f"\nfinalists,{' by their mean' if record.sweep.finalist_seeds else ''} on the validation split")
         console.print(ranking.finalists_table(record.results(), metric))
     total = sum(ranking.iterations(run) for run in record.runs.values())
     print(f"\n{len(record.runs)} trials, {total:,} iterations, {seconds:.0f} s")
@@ -393,7 +396,8 @@ def show_winner(record: Record, best: Path, winner: Row) -> None:
     from popgpt.progress import describe_exact_match
 
     print(f"winner: trial {winner['id']}, on the test split: {describe_exact_match(winner['test'])}")
-    means = f" by the mean of {1 + record.sweep.finalist_seeds} seeds" if record.finalists else ""
+    seeds = 1 + record.sweep.finalist_seeds
+    means = "" if not record.finalists else f" by the mean of {seeds} seeds" if seeds > 1 else " among the finalists"
     own = f"; this is the run of seed {winner['seed']}, the trial's own" if record.finalists else ""
     print(f"  chosen on the validation split{means}, scored once on the test split{own}")
     print(f"checkpoint: {best / 'ckpt.pt'}")

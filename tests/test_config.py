@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from popgpt.config import (
+    FOREIGN,
     Config,
     UserError,
+    divisors,
     dump_yaml,
     load_config,
     make_config,
+    may_agree,
     merge,
     parse_overrides,
+    parse_yaml,
     read_yaml,
     where_from,
 )
@@ -31,10 +36,10 @@ def made(*words: str) -> Config:
         ("n_layer=x", "n_layer='x' should be an integer"),
         ("n_layer=2.0", "n_layer=2.0 should be an integer"),
         ("n_layer=0", "n_layer=0 should be greater than 0"),
-        ("bias=1", "bias=1 should be a boolean"),
+        ("bias=1", "bias=1 should be true or false"),
         ("dropout=1", "dropout=1 should be less than 1"),
         ("dtype=float16", "dtype='float16' should be 'float32' or 'bfloat16'"),
-        ("mask_before_token=ab", "mask_before_token='ab' should have at most 1 character"),
+        ("mask_before_token=ab", "mask_before_token='ab' should be separator, one character, or null"),
         ("d_head=24", "d_head=24 does not divide d_model=128; nearest that does: d_head=16 (or d_model=120)"),
         ("n_head=3", "n_head=3 does not divide d_model=128; nearest that does: n_head=2 (or d_model=129)"),
         ("min_lr=1", "min_lr=1 should be at most learning_rate=0.003"),
@@ -66,7 +71,7 @@ def test_an_override_without_a_value_is_refused(word: str) -> None:
         parse_overrides([word])
 
 
-@pytest.mark.parametrize("text", ["9" * 5000, "[" * 3000, "[1", "!!timestamp 3", "0b_", "{a: 1, a: 2}"])
+@pytest.mark.parametrize("text", ["9" * 5000, "[" * 3000, "[1", "!!timestamp 3", "!!int 0b_", "{a: 1, a: 2}"])
 def test_a_value_that_no_yaml_is_refused_in_one_short_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError, match="the value is not valid YAML") as refused:
         parse_overrides([f"seed={text}"])
@@ -207,3 +212,145 @@ def test_overrides_go_on_top_of_the_file(tmp_path: Path) -> None:
 
 def test_every_parameter_says_what_it_means() -> None:
     assert [name for name, field in Config.model_fields.items() if not field.description] == []
+
+
+CORE = {  # of YAML 1.2.2, 10.3
+    "010": 10,
+    "0o17": 15,
+    "0x1F": 31,
+    "+12": 12,
+    "1:30": "1:30",
+    "1_000": "1_000",
+    "0b11": "0b11",
+    "0o8": "0o8",
+    "1e3": 1000.0,
+    "1e-3": 0.001,
+    "1.": 1.0,
+    ".5": 0.5,
+    "-.INF": float("-inf"),
+    "true": True,
+    "TRUE": True,
+    "tRUE": "tRUE",
+    "yes": "yes",
+    "on": "on",
+    "~": None,
+    "Null": None,
+    "nULL": "nULL",
+    "": None,
+    "=": "=",
+    "<<": "<<",
+    "2020-01-01": "2020-01-01",
+    "!!str 010": "010",
+    "'1e3'": "1e3",
+}
+
+
+@pytest.mark.parametrize("text", CORE)
+def test_yaml_is_read_by_the_core_schema_of_1_2(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.yaml").write_text(f"seed: {text}\n")
+    read = read_yaml(tmp_path / "c.yaml")["seed"]
+    assert (read, type(read)) == (CORE[text], type(CORE[text]))
+    assert repr(parse_overrides([f"seed={text}"])["seed"]) == repr(CORE[text])
+
+
+LAUGHS = "a0: &a0 [1, 1]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 9}]\n" for n in range(1, 20))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("batch_size: 1:30", "batch_size='1:30' should be an integer"),
+        ("batch_size: 1_000", "batch_size='1_000' should be an integer"),
+        ("bias: yes", "bias='yes' should be true or false"),
+        ("learning_rate: .nan", "learning_rate=nan should be a finite number"),
+        ("seed: 0x" + "f" * 5000, "not valid YAML: a number of 5002 digits"),
+        ("seed: !!int 0b1", "not valid YAML: '0b1' is no int"),
+        ("a: &a [1]\nb: &b [*a, *a, *b]", "an alias stands inside what it names"),
+        ("x" * 70_000, "70000 characters are too many; at most 65536"),
+        (LAUGHS, "more than 65536 values, aliases followed"),
+        ("d_model = 64  # D\nbias = True\n", ":1: 'd_model = 64  # D' is Python; a config is YAML: 'd_model: 64'"),
+        ("# a comment\nseed: 1\nbias=True\n", ":3: 'bias=True' is Python; a config is YAML: 'bias: true'"),
+    ],
+)
+def test_a_text_that_is_read_otherwise_is_refused_in_one_short_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError) as refused:
+        load_config(tmp_path / "c.yaml")
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 400
+
+
+TEXTS = st.text(min_size=1, max_size=20).filter(lambda text: "\0" not in text) | st.sampled_from(list(CORE)[:-2])
+
+
+@given(TEXTS.filter(bool), st.floats(1e-8, 1e3), st.none() | st.sampled_from(["separator", "=", "~", "0", "\t"]))
+def test_what_is_written_reads_back_by_1_1_and_by_1_2(name: str, learning_rate: float, mask: str | None) -> None:
+    given = {"wandb_run_name": name, "learning_rate": learning_rate, "mask_before_token": mask, "min_lr": 0.0}
+    text = dump_yaml(given)
+    assert parse_yaml(text.encode(), "c.yaml") == yaml.safe_load(text) == given
+
+
+FOREIGN_NAMES = [
+    ("lr", "; did you mean learning_rate?"),
+    ("n_heads", "; did you mean n_head?"),
+    ("max_steps", "; did you mean max_iters?"),
+    ("Batch-Size", "; did you mean batch_size?"),
+    ("hidden_size", "; did you mean d_model?"),
+    ("decay_lr", "; a rate that does not decay is min_lr equal to learning_rate"),
+    ("epochs", "; a run is measured in iterations, max_iters; explain says how many epochs they are"),
+    ("zzz", "; see --help for the known ones"),
+]
+
+
+@pytest.mark.parametrize(("name", "hint"), FOREIGN_NAMES)
+def test_other_programs_names_are_known(name: str, hint: str) -> None:
+    with pytest.raises(UserError) as refused:
+        made(f"{name}=1")
+    assert str(refused.value) == f"config: unknown parameter {name}=1{hint}"
+
+
+def test_every_foreign_name_is_none_of_ours_and_points_to_one_that_is() -> None:
+    assert not FOREIGN.keys() & Config.model_fields.keys()
+    assert {meant for meant in FOREIGN.values() if " " not in meant} <= Config.model_fields.keys()
+
+
+def test_many_mistakes_are_not_all_told() -> None:
+    with pytest.raises(UserError) as refused:
+        make_config({f"name{number}": number for number in range(5000)})
+    assert str(refused.value).splitlines()[-1] == "and 4980 more mistakes"
+
+
+def test_control_characters_are_not_echoed(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text('"\\e[31mseed": 1\ndtype: "\\a"\n')
+    with pytest.raises(UserError) as refused:
+        load_config(tmp_path / "c.yaml", ["\x1b[2J=1"])
+    lines = str(refused.value).split("\n")
+    assert len(lines) == 3
+    assert all(line.isprintable() for line in lines)
+
+
+@given(st.integers(1, 5000))
+def test_divisors_are_all_that_divide(whole: int) -> None:
+    assert divisors(whole) == tuple(d for d in range(1, whole + 1) if whole % d == 0)
+
+
+def test_divisors_of_large_numbers_take_no_time() -> None:
+    begun = time.process_time()
+    assert divisors(2**31 - 1) == (1, 2**31 - 1)
+    assert len(divisors(2**31)) == 32
+    assert time.process_time() - begun < 0.5
+
+
+def test_an_empty_value_and_a_file_that_is_an_override_get_a_hint() -> None:
+    with pytest.raises(UserError, match="data_dir='' should not be empty; leave it out for the default"):
+        made("data_dir=")
+    with pytest.raises(UserError, match="seed=1: No such file or directory; the file comes first, then key=value"):
+        load_config("seed=1")
+
+
+def test_a_mask_up_to_the_separator_may_be_one_up_to_a_character() -> None:
+    assert may_agree("mask_before_token", "separator", "=")
+    assert not may_agree("mask_before_token", "separator", None)
+    assert not may_agree("mask_before_token", ":", "=")
+    assert not may_agree("dataset", "separator", "=")

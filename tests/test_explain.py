@@ -81,3 +81,27 @@ def test_a_sweeps_budget_is_told(config: Path, capsys: pytest.CaptureFixture[str
         r"batch_size=4 +file",
     ):
         assert re.search(said, text), said
+
+
+def test_domains_and_the_mask_are_shown(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    space = {
+        "learning_rate": {"loguniform": [1e-3, 1e-2]},
+        "d_model": {"choice": [16, 32]},
+        "d_head": {"divisors_of": "d_model", "between": [4, 16]},
+        "bias": {"choice": [True, False], "when": {"d_model": [16, 32]}},
+        "min_lr": 1e-4,
+    }
+    given = {"config": "tiny.yaml", "space": space, "asha": None, "num_samples": 2, "finalist_seeds": 0}
+    (config.parent / "space.yaml").write_text(yaml.safe_dump(given, sort_keys=False))
+    assert explain.main(["space.yaml", "--no-probe"]) == 0
+    out, err = capsys.readouterr()
+    for said in (
+        "learning_rate  loguniform from 0.001 to 0.01",
+        "d_model        choice of 16, 32",
+        "d_head         divisors of d_model, from 4 to 16",
+        "bias           choice of true, false, when d_model is 16 or 32",
+        "masked are the characters of each line up to and including '='",
+        "finalists, trained to the end\n",
+    ):
+        assert said in out
+    assert err.startswith("warning: min_lr=0.0001 is the same for each learning_rate")

@@ -17,7 +17,20 @@ FLOORS = [
     {"model", "sweep", "tracking"},
     {"training"},
     {"cluster"},
-    {"cli", "progress", "prepare", "train", "tune", "evaluate", "sample", "explain", "track", "report", "mirror"}
+    {
+        "cli",
+        "progress",
+        "init",
+        "prepare",
+        "train",
+        "tune",
+        "evaluate",
+        "sample",
+        "explain",
+        "track",
+        "report",
+        "mirror",
+    }
     | {"__main__"},
 ]
 ONLY_IN = {
@@ -79,7 +92,9 @@ def test_heavy_libraries_stay_where_they_belong(library: str) -> None:
     assert stray == set()
 
 
-@pytest.mark.parametrize("entry", ["train", "tune", "prepare", "evaluate", "sample", "explain", "track", "report"])
+@pytest.mark.parametrize(
+    "entry", ["train", "tune", "init", "prepare", "evaluate", "sample", "explain", "track", "report"]
+)
 def test_help_imports_nothing_heavy(entry: str) -> None:
     code = (
         "import sys; sys.argv = ['x', '--help']\n"

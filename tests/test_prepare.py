@@ -128,6 +128,7 @@ def test_a_dataset_has_the_name_of_a_folder(config: str, tmp_path: Path, name: s
         (["--from-text", "-"], "--dataset NAME"),
         (["--from-text", "-", "--dataset", "a/b"], "dataset='a/b'"),
         (["x.yaml", "--from-text", "-"], "takes no config"),
+        (["data_dir=X", "dataset=n", "--from-text", "-"], "no key=value; write --data-dir X --dataset n"),
         (["x.yaml", "--dataset", "a"], "write dataset=a"),
         (["missing.yaml"], "No such file"),
     ],

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from popgpt.config import Config, UserError
+from popgpt.config import SEPARATOR, Config, UserError, shortened
 from popgpt.data.dataset import Dataset, Split
 from popgpt.data.lines import NEWLINE, Text, prompt_ends
 from popgpt.data.meta import Meta
@@ -348,6 +348,20 @@ def _narrow(lengths: I64) -> NDArray[Any]:
     return lengths.astype(np.uint16) if lengths.max(initial=0) < 2**16 else lengths
 
 
+def mask_token(config: Config, meta: Meta) -> str | None:
+    """The character up to which the targets of a line are masked: the dataset's separator; None: nothing is masked.
+
+    Raises UserError where the config names another, which would have a run learn other characters than the answers.
+    """
+    token = config.mask_before_token
+    if token not in (None, SEPARATOR, meta.separator):
+        raise UserError(
+            f"mask_before_token={shortened(token)} is not the separator of dataset={meta.name}, {meta.separator!r}: "
+            f"leave it out, or give null to learn the prompts too"
+        )
+    return meta.separator if token else None
+
+
 def make_rows(config: Config, dataset: Dataset, split: str, seed: int) -> Rows:
     """The rows that `config` makes of a split, in the order of `seed`."""
     return Rows(
@@ -356,7 +370,7 @@ def make_rows(config: Config, dataset: Dataset, split: str, seed: int) -> Rows:
         block_size=config.block_size,
         align_to_lines=config.align_to_lines,
         isolate_lines=config.isolate_lines,
-        mask_before_token=config.mask_before_token,
+        mask_before_token=mask_token(config, dataset.meta),
         mask_per_line=config.mask_per_line,
         seed=seed,
     )

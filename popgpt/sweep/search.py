@@ -12,7 +12,7 @@ from popgpt.metrics import score
 from popgpt.sweep import ranking
 from popgpt.sweep.finals import ENDED
 from popgpt.sweep.ranking import Trial
-from popgpt.sweep.space import Domain, Sweep, compose, rounded, value_of
+from popgpt.sweep.space import Domain, Sweep, compose, largest, rounded
 
 STARTUP = 5  # trials that must have ended before TPE has anything to go by
 ATTEMPTS = 100
@@ -110,21 +110,10 @@ def _distribution(distributions: Any, sweep: Sweep, name: str) -> Any:
         return distributions.CategoricalDistribution(domain.values)
     if domain.kind == "divisors_of":
         low = max(1, domain.values[1])
-        return distributions.IntDistribution(low, max(low, _largest(sweep, name)), log=True)
+        return distributions.IntDistribution(low, max(low, largest(sweep, name)), log=True)
     if domain.kind == "randint":
         return distributions.IntDistribution(*domain.values)
     return distributions.FloatDistribution(*domain.values, log=domain.kind == "loguniform")
-
-
-def _largest(sweep: Sweep, name: str) -> int:
-    """The largest value of a whole number in any trial."""
-    domain = sweep.space.get(name)
-    values: list[int] = []
-    if domain and domain.kind == "divisors_of":
-        values = [min(domain.values[2], _largest(sweep, domain.values[0]))]
-    elif domain:
-        values = list(domain.values)
-    return max([*values, *([] if domain and not domain.when else [value_of(sweep, {}, name)])])
 
 
 def _composed(sweep: Sweep, asked: Mapping[str, Any]) -> dict[str, Any]:

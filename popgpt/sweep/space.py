@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,15 +17,28 @@ from pydantic.fields import FieldInfo
 
 from popgpt.config import (
     ALIASES,
+    DERIVED,
+    FOREIGN,
+    MOST,
+    MOST_TOLD,
     Config,
-    PositiveInt,
+    Count,
+    Mistakes,
+    Seed,
     UserError,
+    by_foreign_name,
+    derived,
+    divisors,
     explain_error,
     make_config,
     merge,
+    named,
     nearest_name,
     parse_overrides,
+    path_problem,
     read_yaml,
+    shortened,
+    told_together,
 )
 from popgpt.data import calculator
 from popgpt.metrics import METRICS
@@ -36,9 +51,45 @@ RUN = frozenset(
     {"out_dir", "init_from", "device", "workers", "experiment"}
     | {"mlflow_log", "wandb_log", "wandb_project", "wandb_run_name"}
 )
-LARGEST = 2**31
-DRAWS = 10_000
-REFUSALS = 1_000
+MOST_TRIALS, MOST_SEEDS = 5_000, 1_000
+FEW = 1_000  # values of a range that are told one by one
+# How many draws may come to nothing, for one trial and for all of a sweep, and how many of them may be refused.
+DRAWS, ALL_DRAWS, REFUSALS, ALL_REFUSALS = 10_000, 20_000, 1_000, 5_000
+# What other programs call the keys of a sweep, and the kinds of domains.
+OTHER_KEYS = by_foreign_name(
+    {
+        "num_samples": "num_trials n_trials trials samples n_samples run_cap num_runs",
+        "space": "parameters params param_space search_space hyperparameters",
+        "config": "base base_config program",
+        "metric": "objective target goal",
+        "search": "method sampler search_alg algorithm",
+        "asha": "scheduler pruner early_stopping early_terminate hyperband",
+        "out_dir": "output_dir sweep_dir name",
+        "points_to_evaluate": "points initial_points enqueue",
+        "finalist_seeds": "repeats n_seeds num_seeds",
+        "give resources: {max_concurrent: ...}": "max_concurrent_trials n_jobs parallel",
+        "the metric says which end of it is best; leave it out": "mode",
+        "grace_period": "min_t min_iter min_resource grace",
+        "max_t": "max_iter max_resource",
+        "reduction_factor": "eta",
+        "cpus_per_trial": "cpus num_cpus cpu",
+        "gpus_per_trial": "gpus num_gpus gpu",
+    }
+)
+OTHER_KINDS = by_foreign_name(
+    {
+        "choice": "values options categorical choices in list",
+        "grid": "grid_search",
+        "loguniform": "log_uniform log_uniform_values log reciprocal qloguniform",
+        "randint": "int integers range int_uniform",
+        "uniform": "float quniform",
+        "give {uniform: [lowest, highest]}, or loguniform, or randint": "min max low high",
+        "a fixed value stands alone, without braces": "value fixed constant",
+        "the kind is the key: {uniform: [lowest, highest]}": "distribution type",
+    }
+)
+
+logger = logging.getLogger(__name__)
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
 
@@ -48,14 +99,12 @@ class Asha(BaseModel):
 
     model_config = _STRICT
 
-    grace_period: PositiveInt = Field(default=100, description="first rung: no trial is judged before it")
-    reduction_factor: Annotated[int, Field(ge=2)] = Field(
+    grace_period: Count = Field(default=100, description="first rung: no trial is judged before it")
+    reduction_factor: Annotated[int, Field(ge=2, le=MOST)] = Field(
         default=3, description="one trial in so many goes on from a rung"
     )
-    brackets: PositiveInt = Field(default=1, description="bracket s starts at grace_period * reduction_factor^s")
-    max_t: PositiveInt | None = Field(
-        default=None, description="where every trial ends; default the config's max_iters"
-    )
+    brackets: Count = Field(default=1, description="bracket s starts at grace_period * reduction_factor^s")
+    max_t: Count | None = Field(default=None, description="where every trial ends; default the config's max_iters")
     rule: Literal["promote", "stop"] = Field(
         default="promote",
         description="at a rung, promote: each trial is held, the best go on; stop: it goes on at once, or ends",
@@ -73,9 +122,7 @@ class Resources(BaseModel):
     gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
         default="auto", description="GPUs of a trial, maybe a fraction; auto: one a worker, or on this machine a share"
     )
-    max_concurrent: PositiveInt | Literal["auto"] = Field(
-        default="auto", description="trials at a time; auto: what fits"
-    )
+    max_concurrent: Count | Literal["auto"] = Field(default="auto", description="trials at a time; auto: what fits")
 
 
 class SweepFile(BaseModel):
@@ -87,9 +134,11 @@ class SweepFile(BaseModel):
     metric: Literal["exact_match", "token_accuracy", "val_loss"] = Field(
         default="exact_match", description="what is best: highest exact_match or token_accuracy, or lowest val_loss"
     )
-    num_samples: PositiveInt = Field(default=8, description="draws, for each grid point where there is a grid")
+    num_samples: Annotated[int, Field(gt=0, le=MOST_TRIALS)] = Field(
+        default=8, description="draws, for each grid point where there is a grid"
+    )
     out_dir: str = Field(default="sweep", min_length=1, description="folder of the sweep")
-    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of the draws; the config's seed is the runs'")
+    seed: Seed = Field(default=0, description="of the draws; the config's seed is the runs'")
     search: Literal["random", "optuna"] = Field(
         default="random", description="optuna: by TPE, from what the trials before it came to; takes popgpt[optuna]"
     )
@@ -98,10 +147,12 @@ class SweepFile(BaseModel):
         default=[], description="swept parameters of the first trials; they count among num_samples"
     )
     asha: Asha | None = Field(default=Asha(), description="early stopping; null: every trial runs to its end")
-    finalists: Annotated[int, Field(ge=0)] = Field(
+    finalists: Annotated[int, Field(ge=0, le=MOST_TRIALS)] = Field(
         default=3, description="best trials that are trained to the full budget with more seeds; 0: none"
     )
-    finalist_seeds: PositiveInt = Field(default=2, description="more seeds of each finalist; the best mean wins")
+    finalist_seeds: Annotated[int, Field(ge=0, le=MOST_SEEDS)] = Field(
+        default=2, description="more seeds of each finalist; the best mean wins; 0: each with its own seed only"
+    )
     resources: Resources = Field(default=Resources(), description="of one trial")
 
 
@@ -166,30 +217,56 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     if not {"space", "config"} & raw.keys() and Config.model_fields.keys() & raw.keys():
         raise UserError(f"{path}: a config, not a search space; train it with python -m popgpt.train {path}")
     own, run = _split(parse_overrides(overrides, _override_fields()))
-    file = _validate(_overlay(raw, own), source)
-    base = read_yaml(Path(path).parent / file.config if "config" not in own else file.config)
     domains = {key: value for key, value in run.items() if isinstance(value, dict) and set(KINDS) & value.keys()}
-    space, fixed = _read_space(_overlay_space(file.space, domains, _replaced(run)), source)
+    raw = _overlay(raw, own)
+    mistakes = Mistakes()
+    space: dict[str, Domain] = {}
+    fixed: dict[str, Any] = {}
+    with mistakes.gathered():
+        file = _validate(raw, source)
+    with mistakes.gathered():
+        given = raw.get("space")
+        given = _overlay_space(given if isinstance(given, dict) else {}, domains, _replaced(run))
+        space, fixed = _read_space(given, source)
+    with mistakes.gathered():
+        base = _read_base(raw, Path() if "config" in own else Path(path).parent)
+    mistakes.tell()
     base = merge(merge(base, fixed), {key: value for key, value in run.items() if key not in domains})
     if base.setdefault("best_by", file.metric) != file.metric:
-        raise UserError(
-            f"{source}: best_by={base['best_by']!r} should be the sweep's metric={file.metric!r}, or left out"
-        )
-    config = make_config(base, source)
+        wrong = f"best_by={shortened(base['best_by'])} should be the sweep's metric={file.metric!r}, or left out"
+        raise UserError(f"{source}: {wrong}")
+    with mistakes.gathered():
+        config = make_config(base, source)
+    with mistakes.gathered():
+        _check_references(space, _without_heads(base, space), source)
+    with mistakes.gathered():
+        _check_no_grid(space, file.search, source)
+    with mistakes.gathered():
+        _check_trials(space, file.num_samples, source)
+    with mistakes.gathered():
+        _check_out_dir(file.out_dir, source)
+    mistakes.tell()
     if config.init_from == "resume":
         raise UserError(f"{source}: init_from=resume is for one run; go on with a sweep by --resume")
     if config.always_save_checkpoint:
         raise UserError(f"{source}: always_save_checkpoint=True should be false: a sweep compares each trial's best")
-    _check_references(space, source)
-    if file.search != "random":
-        _check_no_grid(space, file.search, source)
-    max_t = _max_t(file.asha, space.get("max_iters"), config.max_iters, source)
-    left = [{k: v for k, v in merge({}, p).items() if k not in _replaced(run)} for p in file.points_to_evaluate]
-    points = [_read_point(point, space, base, source) for point in left]
-    points = [point for i, point in enumerate(points) if point not in points[:i]]
+    points = _read_points(file.points_to_evaluate, _replaced(run), space, base, source)
     names = ("metric", "num_samples", "out_dir", "seed", "asha", "resources", "finalists", "finalist_seeds", "search")
     own_keys = {name: getattr(file, name) for name in names}
-    return Sweep(source=source, base=base, space=space, points=tuple(points), max_t=max_t, **own_keys)
+    sweep = Sweep(source=source, base=base, space=space, points=points, max_t=config.max_iters, **own_keys)
+    _check_seeds(sweep)
+    return replace(sweep, max_t=_max_t(sweep))
+
+
+def _read_base(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The base config's parameters; none where the space does not say where they are, which is told elsewhere."""
+    path = raw.get("config")
+    if not isinstance(path, str) or not path:
+        return {}
+    base = read_yaml(folder / path)
+    if "space" in base:
+        raise UserError(f"{folder / path}: a search space, not a config; config should name the base config's file")
+    return base
 
 
 def _overlay_space(given: Mapping[str, Any], domains: Mapping[str, Any], replaced: set[str]) -> dict[str, Any]:
@@ -218,7 +295,8 @@ def _split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     for key, value in values.items():
         name = key.removeprefix("config.")
         if key not in known and ALIASES.get(name) is None:
-            raise UserError(f"unknown key {key}={value!r}{nearest_name(key, known)}")
+            hint = nearest_name(key, known, FOREIGN | OTHER_KEYS)
+            raise UserError(f"unknown key {named(key)}={shortened(value)}{hint}")
         in_sweep = name == key and (key.split(".")[0] in SweepFile.model_fields)
         (own if in_sweep else run)[name] = value
     return own, merge({}, run)
@@ -240,14 +318,15 @@ def _validate(raw: dict[str, Any], source: str) -> SweepFile:
         return SweepFile(**raw)
     except ValidationError as error:
         lines: list[str] = []
-        for e in error.errors():
-            if str(e["loc"][-1]).startswith("literal"):  # a number or auto: the number's error came before
+        errors = error.errors(include_url=False)
+        for e in errors[:MOST_TOLD]:
+            if lines and str(e["loc"][-1]).startswith("literal"):  # a number or auto: the number's error came before
                 lines[-1] += f" or {e['ctx']['expected']}"
                 continue
             nested = {"asha": Asha.model_fields, "resources": Resources.model_fields}
             fields = nested.get(str(e["loc"][0]), {}) if len(e["loc"]) > 1 else SweepFile.model_fields
-            lines.append(explain_error(e, fields, source))
-        raise UserError("\n".join(dict.fromkeys(lines))) from None
+            lines.append(explain_error(e, fields, source, OTHER_KEYS))
+        raise told_together(lines, len(errors[MOST_TOLD:])) from None
 
 
 def _replaced(run: Mapping[str, Any]) -> set[str]:
@@ -258,29 +337,40 @@ def _read_space(given: Mapping[str, Any], source: str) -> tuple[dict[str, Domain
     """The domains, and the values that are fixed in the space. Raises UserError."""
     space: dict[str, Domain] = {}
     fixed: dict[str, Any] = {}
+    before: set[str] = set()
+    mistakes = Mistakes()
     for key, spec in given.items():
+        if mistakes.enough:
+            break
+        if not isinstance(key, str):  # which the file's schema refuses
+            continue
         name = ALIASES.get(key, key)
-        _check_name(name, key, set(space) | set(fixed), source)
-        if isinstance(spec, dict):
-            space[name] = _read_domain(name, spec, source)
-        elif isinstance(spec, list):
-            raise UserError(f"{source}: space.{key}={spec!r} should be a value or {{choice: {spec!r}}}")
-        else:
-            _check_value(name, spec, source)
-            fixed[name] = spec
+        with mistakes.gathered():
+            _check_name(name, key, before, source)
+            before.add(name)
+            if isinstance(spec, dict):
+                space[name] = _read_domain(name, spec, source)
+            elif isinstance(spec, list):
+                wanted = f"should be a value or {{choice: {shortened(spec)}}}"
+                raise UserError(f"{source}: space.{named(key)}={shortened(spec)} {wanted}")
+            else:
+                _check_value(name, spec, source)
+                fixed[name] = spec
+    mistakes.tell()
     return space, fixed
 
 
 def _check_name(name: str, key: str, before: set[str], source: str) -> None:
+    where = f"space.{named(key)}"
     if name not in Config.model_fields:
-        raise UserError(f"{source}: unknown parameter space.{key}{nearest_name(name, Config.model_fields)}")
+        raise UserError(f"{source}: unknown parameter {where}{nearest_name(name, Config.model_fields)}")
     if name in RUN:
-        raise UserError(f"{source}: space.{key} is no hyperparameter; set it in the config")
+        raise UserError(f"{source}: {where} is no hyperparameter; set it in the config")
     if name in DATA:
-        raise UserError(f"{source}: space.{key} describes the data, which all trials share; set it in the config")
+        raise UserError(f"{source}: {where} describes the data, which all trials share; set it in the config")
     if name in before or (name in HEADS and HEADS & before):
         other = name if name in before else next(iter(HEADS & before))
-        raise UserError(f"{source}: space.{key} and space.{other} are one parameter; give one of them")
+        raise UserError(f"{source}: {where} and space.{other} are one parameter; give one of them")
 
 
 def _read_domain(name: str, spec: Mapping[str, Any], source: str) -> Domain:
@@ -288,46 +378,63 @@ def _read_domain(name: str, spec: Mapping[str, Any], source: str) -> Domain:
     kinds = [key for key in spec if key not in ("when", "between")]
     if len(kinds) != 1 or kinds[0] not in KINDS:
         unknown = next((str(key) for key in kinds if key not in KINDS), "")
-        hint = nearest_name(unknown, KINDS) if unknown else ""
-        raise UserError(f"{where}={dict(spec)!r} should have one of the keys {', '.join(KINDS)}{hint}")
+        hint = nearest_name(unknown, KINDS, OTHER_KINDS) if unknown else ""
+        raise UserError(f"{where}={shortened(dict(spec))} should have one of the keys {', '.join(KINDS)}{hint}")
     kind, values = kinds[0], spec[kinds[0]]
     when = _read_when(spec["when"], where, source) if "when" in spec else None
     if kind == "divisors_of":
-        return Domain(kind, _read_divisors(values, spec.get("between", [1, LARGEST]), where), when)
+        return Domain(kind, _read_divisors(name, values, spec.get("between", [1, MOST]), where), when)
     if "between" in spec:
-        raise UserError(f"{where}: between={spec['between']!r} goes with divisors_of only")
+        raise UserError(f"{where}: between={shortened(spec['between'])} goes with divisors_of only")
     if not isinstance(values, list) or not values:
         wanted = "two bounds" if kind in RANGES else "values"
-        raise UserError(f"{where}: {kind}={values!r} should be a list of {wanted}")
+        raise UserError(f"{where}: {kind}={shortened(values)} should be a list of {wanted}")
     if kind in RANGES:
         _check_range(kind, values, where)
     for value in values:
         _check_value(name, value, source)
-    if kind not in RANGES and any(value in values[:i] for i, value in enumerate(values)):
-        raise UserError(f"{where}: {kind}={values!r} should name each value once")
+    if kind not in RANGES and len(set(values)) < len(values):
+        raise UserError(f"{where}: {kind}={shortened(values)} should name each value once")
     if kind in ("uniform", "loguniform") and Config.model_fields[name].annotation is int:
-        raise UserError(f"{where}: {kind} draws fractions; a whole number takes randint: {values!r} or choice")
+        raise UserError(f"{where}: {kind} draws fractions; a whole number takes randint: {shortened(values)} or choice")
+    if kind == "randint" and Config.model_fields[name].annotation is float:
+        raise UserError(f"{where}: randint draws whole numbers; give uniform: {shortened(values)}")
     return Domain(kind, tuple(values), when)
 
 
-def _read_divisors(of: Any, between: Any, where: str) -> tuple[str, int, int]:
-    name = _referred(of, f"{where}: divisors_of={of!r}")
+def _read_divisors(name: str, of: Any, between: Any, where: str) -> tuple[str, int, int]:
+    whole = _referred(of, f"{where}: divisors_of={shortened(of)}")
     if Config.model_fields[name].annotation is not int:
-        raise UserError(f"{where}: divisors_of={of!r} should be a whole number, as d_model is")
+        raise UserError(f"{where}: divisors_of={shortened(of)} draws whole numbers, which {name} does not take")
+    if not _is_size(whole):
+        raise UserError(f"{where}: divisors_of={shortened(of)} should be a whole number, as d_model is")
+    if whole == name:
+        raise UserError(f"{where}: divisors_of={shortened(of)} should be another parameter")
     if not isinstance(between, list):
-        raise UserError(f"{where}: between={between!r} should be the lowest and the highest value")
-    _check_range("randint", between, where)
-    return name, between[0], between[1]
+        raise UserError(f"{where}: between={shortened(between)} should be [the lowest, the highest value]")
+    _check_range("between", between, where)
+    if between[0] > MOST or between[1] < 1:
+        raise UserError(f"{where}: between={shortened(between)} should hold a number from 1 to {MOST}")
+    return whole, max(1, between[0]), min(MOST, between[1])
+
+
+def _is_size(name: str) -> bool:
+    """Whether a parameter is a whole number above 0 whose divisors can be told in no time: not so a seed."""
+    field = Config.model_fields[name]
+    most = min((getattr(part, "le", math.inf) for part in field.metadata), default=math.inf)
+    return field.annotation is int and most <= MOST and name != "max_failures"
 
 
 def _read_when(given: Any, where: str, source: str) -> tuple[str, tuple[Any, ...]]:
     if not isinstance(given, dict) or len(given) != 1:
-        raise UserError(f"{where}: when={given!r} should be {{parameter: value}} or {{parameter: [values]}}")
+        raise UserError(f"{where}: when={shortened(given)} should be {{parameter: value}} or {{parameter: [values]}}")
     ((key, value),) = given.items()
-    name = _referred(key, f"{where}: when={given!r}")
+    name = _referred(key, f"{where}: when={shortened(given)}")
     values = value if isinstance(value, list) else [value]
     for each in values:
         _check_value(name, each, source)
+    if not values:
+        raise UserError(f"{where}: when={shortened(given)} should name a value")
     return name, tuple(values)
 
 
@@ -338,69 +445,126 @@ def _referred(name: Any, where: str) -> str:
     return known
 
 
-def _check_references(space: Mapping[str, Domain], source: str) -> None:
+def _check_references(space: Mapping[str, Domain], base: Mapping[str, Any], source: str) -> None:
     """A parameter that depends on a swept one stands below it, so that drawing in order is enough."""
     above: set[str] = set()
     for name, domain in space.items():
         needed = {domain.when[0]} if domain.when else set()
         needed |= {domain.values[0]} if domain.kind == "divisors_of" else set()
+        follows = {other: DERIVED.get(other, ()) for other in needed - space.keys() if base.get(other) is None}
+        for other in sorted(follows):
+            if name in follows[other]:
+                raise UserError(f"{source}: space.{name} depends on {other}, which follows from it; give {other}")
+        needed |= {origin for origins in follows.values() for origin in origins}
         for other in sorted((needed & space.keys()) - above):
             raise UserError(f"{source}: space.{name} depends on {other}, which should stand above it")
         above.add(name)
 
 
+def _without_heads(base: Mapping[str, Any], space: Mapping[str, Domain]) -> dict[str, Any]:
+    """The base's parameters that trials have: a swept head's width or number replaces the other one."""
+    return {name: value for name, value in base.items() if not (name in HEADS and HEADS & space.keys())}
+
+
 def _check_no_grid(space: Mapping[str, Domain], search: str, source: str) -> None:
-    for name, domain in space.items():
+    for name, domain in space.items() if search != "random" else ():
         if domain.kind == "grid":
-            wanted = f"{{choice: {list(domain.values)!r}}} under search={search!r}"
+            wanted = f"{{choice: {shortened(list(domain.values))}}} under search={search!r}"
             raise UserError(f"{source}: space.{name}: a grid leaves nothing to search for; give {wanted}")
 
 
+def _check_trials(space: Mapping[str, Domain], num_samples: int, source: str) -> None:
+    cells = math.prod(len(domain.values) for domain in space.values() if domain.kind == "grid")
+    if cells * num_samples > MOST_TRIALS:
+        trials = f"num_samples={num_samples} for each of the grid's {cells} points makes {cells * num_samples} trials"
+        raise UserError(f"{source}: {trials}; at most {MOST_TRIALS} are possible")
+
+
+def _check_out_dir(out_dir: str, source: str) -> None:
+    problem = path_problem("out_dir", out_dir)
+    if problem:
+        raise UserError(f"{source}: {problem}")
+
+
+def _check_seeds(sweep: Sweep) -> None:
+    """The finalists' further seeds are seeds too."""
+    last = largest(sweep, "seed") + sweep.finalist_seeds
+    if sweep.finalists and last >= 2**63:
+        wrong = f"finalist_seeds={sweep.finalist_seeds} after seed={last - sweep.finalist_seeds} should stay"
+        raise UserError(f"{sweep.source}: {wrong} below {2**63}")
+
+
+def _read_points(
+    given: list[dict[str, Any]], replaced: set[str], space: Mapping[str, Domain], base: Mapping[str, Any], source: str
+) -> tuple[dict[str, Any], ...]:
+    """The points to evaluate, each once, less what the command line replaces."""
+    if len(given) > MOST_TRIALS:
+        raise UserError(f"{source}: points_to_evaluate holds {len(given)} points; at most {MOST_TRIALS} are possible")
+    mistakes = Mistakes()
+    points: dict[tuple[tuple[str, Any], ...], dict[str, Any]] = {}
+    for point in given:
+        if mistakes.enough:
+            break
+        with mistakes.gathered():
+            left = {name: value for name, value in merge({}, point).items() if name not in replaced}
+            read = _read_point(left, space, base, source)
+            points.setdefault(_key(read), read)
+    mistakes.tell()
+    return tuple(points.values())
+
+
 def _read_point(
-    point: Mapping[str, Any], space: Mapping[str, Domain], base: Mapping[str, Any], source: str
+    given: Mapping[str, Any], space: Mapping[str, Domain], base: Mapping[str, Any], source: str
 ) -> dict[str, Any]:
     """A point to evaluate, in the order of the space."""
-    given = merge({}, point)
     unknown = next((name for name in given if name not in space), None)
     if unknown is not None:
-        hint = nearest_name(unknown, space)
-        raise UserError(f"{source}: points_to_evaluate: {unknown}={given[unknown]!r} is not in the space{hint}")
+        hint = nearest_name(str(unknown), space)
+        told = f"{named(str(unknown))}={shortened(given[unknown])} is not in the space{hint}"
+        raise UserError(f"{source}: points_to_evaluate: {told}")
     make_config(merge(base, given), f"{source}: points_to_evaluate")
     return {name: given[name] for name in space if name in given}
 
 
 def _check_range(kind: str, values: list[Any], where: str) -> None:
-    number = int if kind == "randint" else (int, float)
+    whole = kind in ("randint", "between")
+    number = int if whole else (int, float)
+    told = f"{where}: {kind}={shortened(values)}"
     if len(values) != 2 or not all(isinstance(v, number) and not isinstance(v, bool) for v in values):
-        wanted = "two whole numbers" if kind == "randint" else "two numbers"
-        raise UserError(f"{where}: {kind}={values!r} should be {wanted}, the lowest and the highest value")
+        wanted = "two whole numbers" if whole else "two numbers"
+        raise UserError(f"{told} should be {wanted}, the lowest and the highest value")
+    if not all(-math.inf < v < math.inf for v in values):
+        raise UserError(f"{told} should be finite")
     if not values[0] < values[1]:
-        raise UserError(f"{where}: {kind}={values!r} should have its lower bound first, below the upper")
+        raise UserError(f"{told} should have its lower bound first, below the upper")
     if kind == "loguniform" and values[0] <= 0:
-        raise UserError(f"{where}: {kind}={values!r} should have bounds above 0")
+        raise UserError(f"{told} should have bounds above 0")
+
+
+@cache
+def _adapter(name: str) -> TypeAdapter[Any]:
+    annotation = Config.model_fields[name].rebuild_annotation()
+    return TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False))
 
 
 def _check_value(name: str, value: Any, source: str) -> None:
     """Refuse what the config would refuse of this parameter alone, whatever the others are."""
-    field = Config.model_fields[name]
-    adapter: TypeAdapter[Any] = TypeAdapter(
-        field.rebuild_annotation(), config=ConfigDict(strict=True, allow_inf_nan=False)
-    )
     try:
-        adapter.validate_python(value)
+        _adapter(name).validate_python(value)
     except ValidationError as error:
-        first: dict[str, Any] = {**error.errors()[0], "loc": ("space", name)}
+        first: dict[str, Any] = {**error.errors(include_url=False)[0], "loc": ("space", name)}
         raise UserError(explain_error(first, Config.model_fields, source)) from None
 
 
-def _max_t(asha: Asha | None, swept: Domain | None, max_iters: int, source: str) -> int:
-    longest = max(swept.values) if swept else max_iters
+def _max_t(sweep: Sweep) -> int:
+    """Where the longest trial ends. Raises UserError where ASHA's keys do not fit to it."""
+    asha, source, longest = sweep.asha, sweep.source, largest(sweep, "max_iters")
     if asha is None:
-        return int(longest)
+        return longest
     if asha.max_t is not None and asha.max_t > longest:
         raise UserError(f"{source}: asha.max_t={asha.max_t} should be at most max_iters={longest}")
-    max_t = int(asha.max_t or longest)
-    most = len(rungs(asha, max_t)[0])
+    max_t = asha.max_t or longest
+    most = len(rungs(asha.model_copy(update={"brackets": 1}), max_t)[0])
     if asha.brackets > most:
         if most == 0:
             raise UserError(
@@ -412,6 +576,60 @@ def _max_t(asha: Asha | None, swept: Domain | None, max_iters: int, source: str)
             f"grace_period={asha.grace_period} and max_t={max_t}"
         )
     return max_t
+
+
+def largest(sweep: Sweep, name: str) -> int:
+    """The largest value of a whole number in any trial: of its domain, of the points to evaluate, and of the base
+    where a trial may be without it. Of what is derived from swept parameters, or divides a number of a range, no less.
+    """
+    domain = sweep.space.get(name)
+    values = [point[name] for point in sweep.points if name in point]
+    if domain is None or _may_lack(sweep, name):
+        values.append(value_of(sweep, {}, name))
+        values.extend(largest(sweep, origin) for origin in DERIVED.get(name, ()) if origin in sweep.space)
+    if domain and domain.kind == "divisors_of":
+        of, _, high = domain.values
+        wholes = _values(sweep, of)
+        divided = {d for whole in wholes or () if whole > 0 for d in divisors(whole) if d <= high}
+        values.append(min(high, largest(sweep, of)) if wholes is None else max(divided, default=1))
+    elif domain:
+        values.extend(domain.values)
+    return int(max(values))
+
+
+def _values(sweep: Sweep, name: str) -> set[Any] | None:
+    """The values that a parameter may have in a trial; None where they are many, or follow from what is swept."""
+    domain = sweep.space.get(name)
+    values = {point[name] for point in sweep.points if name in point}
+    if domain is None or _may_lack(sweep, name):
+        if sweep.base.get(name) is None and any(origin in sweep.space for origin in DERIVED.get(name, ())):
+            return None
+        values.add(value_of(sweep, {}, name))
+    if domain is None or domain.kind in ("choice", "grid"):
+        return values | set(domain.values if domain else ())
+    low, high = domain.values[-2:]
+    return values | set(range(low, high + 1)) if domain.kind == "randint" and high - low < FEW else None
+
+
+def _may_lack(sweep: Sweep, name: str) -> bool:
+    """Whether there may be a trial without a value of its own of a swept parameter."""
+    when = sweep.space[name].when
+    if any(name not in point for point in sweep.points):
+        return True
+    values = _values(sweep, when[0]) if when else set()
+    return values is None or (when is not None and not values <= set(when[1]))
+
+
+def warnings(sweep: Sweep) -> list[str]:
+    """What the space says that may not be what is meant, in words."""
+    given = sweep.base.get("min_lr")
+    swept = sweep.space.get("learning_rate")
+    if swept is None or given is None or "min_lr" in sweep.space:
+        return []
+    rates = [*swept.values, *(point["learning_rate"] for point in sweep.points if "learning_rate" in point)]
+    told = f"min_lr={given:g} is the same for each learning_rate from {min(rates):g} to {max(rates):g}"
+    refused = "; trials of a learning_rate below it are refused" if min(rates) < given else ""
+    return [f"{told}{refused}; left out, it would be a tenth of each"]
 
 
 def sample(sweep: Sweep) -> list[dict[str, Any]]:
@@ -427,43 +645,65 @@ def sample(sweep: Sweep) -> list[dict[str, Any]]:
     grid = {name: domain.values for name, domain in sweep.space.items() if domain.kind == "grid"}
     cells = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     trials = [dict(point) for point in sweep.points]
-    seen = {_key(trial) for trial in trials}
-    refusal = ""
+    draws = _Draws(sweep, {_key(trial) for trial in trials})
     for number in range(max(0, sweep.num_samples * len(cells) - len(trials))):
-        trial, reason = _draw_valid(sweep, cells[number % len(cells)], number, seen)
-        refusal = refusal or reason
+        trial = draws.next(cells[number % len(cells)], number)
         if trial is not None:
             trials.append(trial)
-            seen.add(_key(trial))
     if not trials:
-        raise UserError(f"{sweep.source}: the config refuses every combination of the space: {refusal}")
+        raise UserError(f"{sweep.source}: the config refuses every combination of the space: {draws.refusal}")
+    if draws.given_up:
+        count = f"{len(trials)} of {sweep.num_samples * len(cells)} trials were found"
+        logger.warning("%s: few combinations of the space are new and accepted; %s", sweep.source, count)
     return trials
 
 
-def _key(trial: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+Key = tuple[tuple[str, Any], ...]
+
+
+def _key(trial: Mapping[str, Any]) -> Key:
     return tuple(trial.items())
 
 
-def _draw_valid(
-    sweep: Sweep, cell: Mapping[str, Any], number: int, seen: set[tuple[tuple[str, Any], ...]]
-) -> tuple[dict[str, Any] | None, str]:
-    """The first new draw that the config accepts, or None; and why one was refused, or nothing."""
-    size = math.prod(_size(domain) for name, domain in sweep.space.items() if name not in cell)
-    tried: set[tuple[tuple[str, Any], ...]] = set()
-    refusals: list[str] = []
-    for attempt in range(DRAWS if len(cell) < len(sweep.space) else 1):
-        try:
-            drawn = _draw_all(sweep, cell, f"{sweep.seed}/{number}/{attempt}")
-            fresh = _key(drawn) not in seen and _key(drawn) not in tried
-            tried.add(_key(drawn))
-            if fresh:
-                sweep.config(drawn)
-                return drawn, ""
-        except UserError as error:
-            refusals.append(str(error).splitlines()[0].removeprefix(f"{sweep.source}: "))
-        if len(tried) == size or len(refusals) == REFUSALS:
-            break
-    return None, next(iter(refusals), "")
+class _Draws:
+    """Draws that are new and that the config accepts. A cell of the grid in which none was found has no more; and the
+    draws that come to nothing are bounded for the sweep as a whole, so that none takes for ever.
+    """
+
+    def __init__(self, sweep: Sweep, seen: set[Key]):
+        self.refusal = ""  # why the first was refused that was
+        self.given_up = False
+        self._sweep, self._seen = sweep, seen
+        self._exhausted: set[Key] = set()
+        self._wasted = self._refused = 0
+
+    def next(self, cell: Mapping[str, Any], number: int) -> dict[str, Any] | None:
+        """The first new draw that the config accepts, or None."""
+        if self.given_up or (_key(cell) in self._exhausted and len(cell) < len(self._sweep.space)):
+            return None
+        size = math.prod(_size(domain) for name, domain in self._sweep.space.items() if name not in cell)
+        tried: set[Key] = set()
+        refused = 0
+        for attempt in range(DRAWS if len(cell) < len(self._sweep.space) else 1):
+            try:
+                drawn = _draw_all(self._sweep, cell, f"{self._sweep.seed}/{number}/{attempt}")
+                fresh = _key(drawn) not in self._seen and _key(drawn) not in tried
+                tried.add(_key(drawn))
+                if fresh:
+                    self._sweep.config(drawn)
+                    self._seen.add(_key(drawn))
+                    return drawn
+            except UserError as error:
+                reason = str(error).splitlines()[0].removeprefix(f"{self._sweep.source}: ")
+                self.refusal = self.refusal or reason
+                refused += 1
+                self._refused += 1
+            self._wasted += 1
+            self.given_up = self._wasted >= ALL_DRAWS or self._refused >= ALL_REFUSALS
+            if len(tried) == size or refused == REFUSALS or self.given_up:
+                break
+        self._exhausted.add(_key(cell))
+        return None
 
 
 def _draw_all(sweep: Sweep, cell: Mapping[str, Any], stream: str) -> dict[str, Any]:
@@ -490,15 +730,17 @@ def compose(sweep: Sweep, pick: Callable[[str, Domain], Any]) -> dict[str, Any]:
 
 def value_of(sweep: Sweep, drawn: Mapping[str, Any], name: str) -> Any:
     """A parameter's value in a trial that is partly drawn: the base's, or its default, where it isn't swept."""
+    if name in DERIVED and drawn.get(name) is None:
+        return derived(merge(sweep.base, drawn))[name]
     return drawn.get(name, sweep.base.get(name, Config.model_fields[name].default))
 
 
 def _divisors(whole: int, domain: Domain) -> tuple[int, ...]:
     of, low, high = domain.values
-    divisors = tuple(d for d in range(max(1, low), min(high, whole) + 1) if whole % d == 0)
-    if not divisors:
+    found = tuple(d for d in divisors(whole) if low <= d <= high) if whole > 0 else ()
+    if not found:
         raise UserError(f"{of}={whole} has no divisor between {low} and {high}")
-    return divisors
+    return found
 
 
 def _size(domain: Domain) -> float:

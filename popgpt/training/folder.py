@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from popgpt.config import PLACE, Config, UserError, dump_yaml, parse_yaml, shortened
+from popgpt.config import PLACE, Config, UserError, dump_yaml, may_agree, parse_yaml, shortened
 from popgpt.files import Folder, json_bytes, parse_json, split_lines
 from popgpt.metrics import row_problem
 from popgpt.stores import StoreError
@@ -174,7 +174,8 @@ def holds_unfinished(config: Config) -> bool:
     if not started or config.init_from == "resume":
         return bool(started)
     before = read_config(folder)
-    others = [key for key, value in config.model_dump().items() if key not in PLACE and before.get(key, value) != value]
+    given = {key: value for key, value in config.model_dump().items() if key not in PLACE}
+    others = [key for key, value in given.items() if not may_agree(key, before.get(key, value), value)]
     begun = last_state(folder) or RESULT in folder.names()
     finished = read_result(folder).get("status") == "completed"
     if begun and (finished or others):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from popgpt.config import Config, UserError
+from popgpt.config import Config, UserError, may_agree
 from popgpt.data.batches import count_left_out, make_rows
 from popgpt.data.dataset import Dataset
 from popgpt.files import Folder, absolute
@@ -128,7 +128,7 @@ def check_same(state: dict[str, Any], config: Config, dataset: Dataset | None, k
     """Refuse a state that was trained with other values of `keys` or on another alphabet."""
     trained = checkpoint.config_of(state)
     for key in keys:
-        if getattr(trained, key) != getattr(config, key):
+        if not may_agree(key, getattr(trained, key), getattr(config, key)):
             raise UserError(f"{key}={getattr(config, key)!r} should be {getattr(trained, key)!r}, as in the checkpoint")
     if dataset and state["vocabulary"] != dataset.meta.vocabulary.characters:
         raise UserError(f"the checkpoint's alphabet {state['vocabulary']!r} is not that of dataset={config.dataset}")

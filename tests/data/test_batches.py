@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -302,3 +303,20 @@ def test_packing_of_very_many_lengths_is_quick_and_tight() -> None:
     counts = dict.fromkeys(range(1, 3000), 20)
     patterns = pack(counts, 4096)
     assert sum(length * count for length, count in counts.items()) / (4096 * sum(p.rows for p in patterns)) > 0.99
+
+
+def test_the_mask_follows_the_separator_of_the_dataset(tmp_path: Path) -> None:
+    path = tmp_path / "colons"
+    lines = [f"{number}:y={number % 7}" for number in range(20)]
+    plan = building.Plan("colons", "text", {}, ":", "", "", 1, 2, 2)
+    building.build_dataset(path, TextLines(text_of(lines), ":", 1), plan)
+    dataset = open_dataset(path)
+
+    def learned(**given: Any) -> Batch:
+        return make_rows(make_config({"block_size": 8, **given}), dataset, "train", 7).at(np.arange(3))
+
+    assert np.array_equal(learned().targets, learned(mask_before_token=":").targets)
+    assert (learned(mask_before_token=None).targets != IGNORE_INDEX).sum() > (learned().targets != IGNORE_INDEX).sum()
+    wrong = r"^mask_before_token='=' is not the separator of dataset=colons, ':': leave it out, or give null [^\n]*$"
+    with pytest.raises(UserError, match=wrong):
+        learned(mask_before_token="=")

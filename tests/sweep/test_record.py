@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from popgpt.config import UserError
 from popgpt.sweep.asha import scheduler
 from popgpt.sweep.record import FILE, Record
+from popgpt.sweep.report import findings
 from popgpt.sweep.space import Sweep, load_sweep, sample
 
 BASE = {"max_iters": 90, "seed": 7, "dropout": 0.1, "d_model": 64, "d_head": 16}
@@ -296,3 +297,22 @@ def test_what_a_trial_takes_of_a_gpu_is_asked_once(load: Any, tmp_path: Path) ->
     record.gpu = {"total": 80, "context": 1, "peak": 9}
     again.take_up(written(record, tmp_path))
     assert again.gpu == record.gpu
+
+
+def test_without_further_seeds_a_finalist_is_trained_to_the_end_and_wins_by_its_own_score(
+    load: Any, tmp_path: Path
+) -> None:
+    record = new(load(finalist_seeds=0))
+    for name, iteration, value in (("0000", 90, 0.5), ("0001", 30, 0.625), ("0002", 10, 0.25), ("0003", 10, 0.0)):
+        play(record, name, iteration, value)
+    assert record.choose_finalists()
+    assert (record.open_finals(), record.repeats) == (["0001"], {})
+    play(record, "0001", 90, 0.75)
+    assert record.unfinished() == []
+    assert [(each["id"], each["mean"], len(each["seeds"])) for each in record.results()] == [
+        ("0001", 0.75, 1),
+        ("0000", 0.5, 1),
+    ]
+    assert record.winner()["id"] == "0001"  # type: ignore[index]
+    content = written(record, tmp_path)
+    assert findings.about_finalists(content).startswith("Trained to the full budget, each with its own seed only")

@@ -1,4 +1,6 @@
 import itertools
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,8 @@ from hypothesis import strategies as st
 
 from popgpt.config import UserError, dump_yaml, make_config, merge, parse_overrides
 from popgpt.metrics import score
-from popgpt.sweep.space import Asha, Domain, Resources, Sweep, load_sweep, rungs, sample
+from popgpt.sweep.record import Record
+from popgpt.sweep.space import Asha, Domain, Resources, Sweep, load_sweep, rungs, sample, warnings
 
 SPACE = {
     "learning_rate": {"loguniform": [1e-3, 1e-2]},
@@ -237,7 +240,7 @@ def test_mistakes_are_refused_in_one_line(write: Any, keys: dict[str, Any], mess
         ("d_model=-1", "d_model=-1 should be greater than 0"),
         ("num_samples=x", "num_samples='x' should be an integer"),
         ("finalists=-1", "finalists=-1 should be greater than or equal to 0"),
-        ("finalist_seeds=0", "finalist_seeds=0 should be greater than 0"),
+        ("finalist_seeds=-1", "finalist_seeds=-1 should be greater than or equal to 0"),
     ],
 )
 def test_wrong_overrides_are_refused(write: Any, word: str, message: str) -> None:
@@ -295,3 +298,151 @@ def test_shipped_spaces_load_and_sample(path: Path) -> None:
     sweep = load_sweep(path)
     assert len(sample(sweep)) == sweep.num_samples
     assert {"learning_rate", "d_model", "d_head", "dropout", "block_size"} <= set(sweep.space)
+
+
+ADAMW = {"optimizer": {"choice": ["muon", "adamw"]}}
+LONGEST = [
+    ({**ADAMW, "max_iters": {"choice": [150, 200], "when": {"optimizer": "adamw"}}}, {}, 900),
+    ({**ADAMW, "max_iters": {"choice": [150, 200], "when": {"optimizer": ["adamw", "muon"]}}}, {}, 200),
+    ({"max_iters": {"choice": [150, 200], "when": {"optimizer": "muon"}}, "n_layer": {"choice": [1, 2]}}, {}, 200),
+    ({"max_iters": {"choice": [150, 200], "when": {"optimizer": "adamw"}}, "n_layer": {"choice": [1, 2]}}, {}, 900),
+    ({"max_iters": {"choice": [150, 1200]}}, {}, 1200),
+    ({"max_iters": {"choice": [150, 200]}}, {"points_to_evaluate": [{"max_iters": 300}]}, 300),
+    (
+        {"max_iters": {"choice": [150, 200]}, "n_layer": {"choice": [1, 2]}},
+        {"points_to_evaluate": [{"n_layer": 2}]},
+        900,
+    ),
+    ({"max_iters": {"divisors_of": "train_lines", "between": [100, 30_000]}}, {}, 25_000),
+    (
+        {"batch_size": {"choice": [600, 700]}, "max_iters": {"divisors_of": "batch_size", "between": [100, 340]}},
+        {},
+        300,
+    ),
+    (
+        {"batch_size": {"randint": [600, 2**19]}, "max_iters": {"divisors_of": "batch_size", "between": [101, 340]}},
+        {},
+        340,
+    ),
+    ({"n_layer": {"randint": [1, 2]}, "max_iters": {"choice": [200], "when": {"n_layer": [1, 2]}}}, {}, 200),
+    ({"n_layer": {"randint": [1, 3]}, "max_iters": {"choice": [200], "when": {"n_layer": [1, 2]}}}, {}, 900),
+]
+
+
+@pytest.mark.parametrize(("space", "keys", "longest"), LONGEST)
+def test_the_longest_budget_is_of_what_trials_can_have(
+    write: Any, space: dict[str, Any], keys: dict[str, Any], longest: int
+) -> None:
+    sweep = load_sweep(write(space, num_samples=40, **keys))
+    assert sweep.max_t == longest
+    assert load_sweep(write(space, asha=None, **keys)).max_t == longest
+    assert max(sweep.config(trial).max_iters for trial in sample(sweep)) <= longest
+
+
+def test_a_trial_whose_condition_does_not_hold_is_not_cut_short(write: Any) -> None:
+    space = {**ADAMW, "max_iters": {"choice": [150, 200], "when": {"optimizer": "adamw"}}}
+    record = Record(
+        load_sweep(write(space, num_samples=9)), [{"optimizer": "muon"}, {"optimizer": "adamw", "max_iters": 200}]
+    )
+    for name in record.trials:
+        record.take(name, "reported", {"rows": [{"iteration": 200, "exact_match": 0.5}]}, None)
+        record.take(name, "ended", {}, "asha: rung 200")
+    assert [trial["status"] for trial in record.trials.values()] == ["stopped", "completed"]
+
+
+def test_divisors_of_what_follows_from_swept_parameters(write: Any) -> None:
+    space = {"max_iters": {"choice": [300, 700]}, "eval_interval": {"divisors_of": "lr_decay_iters", "between": [5, 9]}}
+    drawn = {(trial["max_iters"], trial["eval_interval"]) for trial in sample(load_sweep(write(space, num_samples=20)))}
+    assert drawn == {(300, 5), (300, 6), (700, 5), (700, 7)}
+    wrong = {"max_iters": {"divisors_of": "lr_decay_iters"}}
+    with pytest.raises(
+        UserError, match="max_iters depends on lr_decay_iters, which follows from it; give lr_decay_iters"
+    ):
+        load_sweep(write(wrong))
+    assert load_sweep(write(wrong, base={"lr_decay_iters": 800})).max_t == 800
+
+
+@pytest.mark.parametrize(
+    "of", ["isolate_lines", "mask_before_token", "learning_rate", "seed", "min_workers", "max_failures"]
+)
+@pytest.mark.parametrize("of_base", [True, False])
+def test_divisors_are_of_sizes_only(write: Any, of: str, of_base: bool) -> None:
+    space = {"d_head": {"divisors_of": of}} if of_base else {of: {"divisors_of": "d_model"}}
+    if not of_base and of in ("seed", "max_failures"):  # which take any whole number
+        assert sample(load_sweep(write(space)))
+        return
+    with pytest.raises(UserError, match=r"whole number") as refused:
+        load_sweep(write(space))
+    assert len(str(refused.value).splitlines()) == 1
+
+
+HUGE: list[dict[str, Any]] = [
+    {"max_iters": {"randint": [2**30, 2**31]}, "eval_interval": {"divisors_of": "max_iters", "between": [1, 2**31]}},
+    {"seed": {"randint": [0, 2**63 - 10]}},
+    {"d_model": {"choice": [50, 70, 90]}, "d_head": {"randint": [1000, 60_000]}, "n_layer": {"choice": [1]}},
+    {**ADAMW, "n_layer": {"choice": [1, 2], "when": {"optimizer": "adamw"}}},
+    {"dropout": {"choice": [number / 5000 for number in range(4000)]}},
+    {"d_model": {"randint": [64, 128]}, "d_head": {"grid": [16, 32, 48]}, "n_layer": {"choice": [1, 2]}},
+]
+
+
+@pytest.mark.parametrize("space", HUGE, ids=lambda space: ",".join(space))
+def test_nothing_takes_for_ever(write: Any, space: dict[str, Any]) -> None:
+    begun = time.process_time()
+    for count in (1500, 10**100):
+        with suppress(UserError):
+            sample(load_sweep(write(space, num_samples=count)))
+    assert time.process_time() - begun < 4
+
+
+def test_a_grid_of_too_many_points_is_refused(write: Any) -> None:
+    space = {name: {"grid": list(range(1, 101))} for name in ("n_layer", "warmup_iters", "eval_interval", "eval_iters")}
+    with pytest.raises(
+        UserError, match=r"num_samples=8 for each of the grid's 100000000 points makes 800000000 trials"
+    ):
+        load_sweep(write(space))
+
+
+def test_all_mistakes_of_a_space_are_told_at_once(write: Any) -> None:
+    space = {"lr": 1e-3, "d_model": {"values": [1]}, "dropout": {"choice": [2.0]}, "n_layer": 0}
+    path = write(space, num_trials=4, asha={"eta": 2, "grace_period": 0}, resources={"cpu": 1})
+    with pytest.raises(UserError) as refused:
+        load_sweep(path)
+    told = [line.removeprefix(f"{path}: ") for line in str(refused.value).splitlines()]
+    for said in (
+        "unknown parameter num_trials=4; did you mean num_samples?",
+        "unknown parameter asha.eta=2; did you mean reduction_factor?",
+        "asha.grace_period=0 should be greater than 0",
+        "unknown parameter resources.cpu=1; did you mean cpus_per_trial?",
+        "unknown parameter space.lr; did you mean learning_rate?",
+        "space.dropout=2.0 should be less than 1",
+        "space.n_layer=0 should be greater than 0",
+    ):
+        assert said in told
+    assert any("should have one of the keys" in line and line.endswith("; did you mean choice?") for line in told)
+    assert len(told) == 8
+
+
+def test_a_fixed_min_lr_beside_swept_rates_is_mentioned(write: Any) -> None:
+    rates = {"learning_rate": {"loguniform": [1e-4, 1e-2]}}
+    (told,) = warnings(load_sweep(write({**rates, "min_lr": 1e-3})))
+    assert told == (
+        "min_lr=0.001 is the same for each learning_rate from 0.0001 to 0.01; trials of a learning_rate below it are "
+        "refused; left out, it would be a tenth of each"
+    )
+    (told,) = warnings(load_sweep(write(rates, base={"min_lr": 1e-5})))
+    assert "refused" not in told
+    assert warnings(load_sweep(write(rates))) == []
+    assert warnings(load_sweep(write({**rates, "min_lr": {"choice": [1e-5, 1e-6]}}))) == []
+
+
+def test_the_finalists_further_seeds_are_seeds(write: Any) -> None:
+    with pytest.raises(UserError, match=f"finalist_seeds=2 after seed={2**63 - 2} should stay below {2**63}"):
+        load_sweep(write(base={"seed": 2**63 - 2}))
+    assert load_sweep(write(base={"seed": 2**63 - 2}, finalist_seeds=0)).finalist_seeds == 0
+
+
+def test_a_base_that_is_a_space_is_refused(write: Any) -> None:
+    path = write()
+    with pytest.raises(UserError, match="a search space, not a config"):
+        load_sweep(path, [f"config={path}"])

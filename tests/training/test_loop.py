@@ -191,7 +191,7 @@ def test_weights_that_are_not_finite_are_never_saved(tiny: Make) -> None:
 
 
 def test_rows_with_nothing_to_learn_change_nothing(tiny: Make) -> None:
-    config = tiny(batch_size=1, block_size=16, mask_before_token=".", weight_decay=0.0, max_iters=30, eval_interval=30)
+    config = tiny(batch_size=1, block_size=4, align_to_lines=False, weight_decay=0.0, max_iters=30, eval_interval=30)
     _, rows = run(config)
     assert min(row["train_loss"] for row in rows) == 0
     assert all(torch.isfinite(tensor).all() for tensor in weights(config).values())
@@ -274,3 +274,13 @@ def test_skipping_ends_where_it_is_the_weights_that_are_not_finite(tiny: Make) -
     config = tiny(learning_rate=1e30, min_lr=1e30, optimizer="adamw", warmup_iters=0, grad_clip=0.0, on_nan="skip")
     with pytest.raises(UserError, match=r"the loss is not finite at iteration \d+"):
         run(config.model_copy(update={"max_iters": 50, "eval_interval": 50}))
+
+
+def test_a_run_that_named_the_separator_goes_on_by_default(tiny: Make) -> None:
+    run(tiny(mask_before_token="=", max_iters=2))
+    config = tiny(init_from="resume")
+    assert config.mask_before_token == "separator"
+    result, rows = run(config)
+    assert (result["last_iteration"], rows[0]["iteration"]) == (4, 3)
+    with pytest.raises(UserError, match="mask_before_token=None should be 'separator', as in the checkpoint"):
+        run(tiny(init_from="resume", mask_before_token=None, max_iters=6))

@@ -48,6 +48,8 @@ def ranked_finalists(content: Content) -> list[Mapping[str, Any]]:
 def about_finalists(content: Content) -> str:
     """What a reader must know of the finalists, also where there are none; nothing where no trial has a score."""
     if content.get("finalists"):
+        if (content.get("sweep") or {}).get("finalist_seeds") == 0:
+            return "Trained to the full budget, each with its own seed only, so the choice rests on one run of each."
         return "Trained to the full budget with further seeds. The one with the best mean on val is the winner."
     if not content.get("best"):
         return ""
@@ -230,7 +232,9 @@ def _chosen(content: Content) -> str:
         among = (
             f", among {len(finalists)} finalists of {total} trials" if len(finalists) > 1 else "; it was the only one"
         )
-        return f"It was chosen on the val split, by mean {name} over seeds{among}."
+        one_each = (content.get("sweep") or {}).get("finalist_seeds") == 0
+        how = name if one_each else f"mean {name} over seeds"
+        return f"It was chosen on the val split, by {how}{among}."
     among = f"among {total} trials by {name}" if total > 1 else f"by {name}; there was one trial"
     return f"It was chosen on the val split, {among}."
 
