@@ -162,7 +162,7 @@ def test_a_sweep_is_sent_with_its_trials(store: str, tmp_path: Path, capsys: pyt
     assert all(line.endswith("values were missing") and ": 0 of" in line for line in lines[4:])
     found = {run.info.run_name: run for run in runs(store)}
     parent = found.pop("sweep")
-    assert (parent.data.metrics, parent.data.tags["best_trial"]) == ({"final_exact_match": 0.25}, "0000")
+    assert (parent.data.metrics, parent.data.tags["best_trial"]) == ({"test_exact_match": 0.25}, "0000")
     assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
     assert found["sweep/0001"].data.tags["reason"] == "asha: rung 20"
     assert [found[f"sweep/{name}"].data.tags.get("finalist") for name in ("0000", "0001", "0000-s1")] == [

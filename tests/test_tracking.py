@@ -93,7 +93,7 @@ def test_a_sweep_is_a_parent_with_children(store: str, tmp_path: Path) -> None:
     api = client(store)
     seen = api.get_run(run.id)
     assert seen.info.run_name == "a run"
-    assert seen.info.status == "FINISHED"
+    assert seen.info.status == "KILLED"
     assert {
         key: seen.data.tags.get(key) for key in ("status", "sweep", "trial", "reason", "mlflow.parentRunId", "none")
     } == {
@@ -123,7 +123,7 @@ def test_a_sweep_is_a_parent_with_children(store: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("status", "shown"),
-    [("completed", "FINISHED"), ("stopped", "FINISHED"), ("failed", "FAILED"), ("interrupted", "KILLED")],
+    [("completed", "FINISHED"), ("stopped", "KILLED"), ("failed", "FAILED"), ("interrupted", "KILLED")],
 )
 def test_statuses_are_true(store: str, status: str, shown: str) -> None:
     run = begin()
