@@ -316,8 +316,12 @@ def test_a_sweep_by_tpe_that_was_interrupted_and_killed_proposes_as_one_that_was
     statuses = {trial["id"]: trial["status"] for trial in found(here)["trials"]}
     assert statuses["0007"] not in ("planned", "waiting")
     assert statuses["0011"] == "planned"
+    words[1:1] = ["-X", "importtime"]
     for arguments in (resume, ["out_dir=undisturbed"]):
-        subprocess.run([*words, *arguments], cwd=here, check=True, capture_output=True, timeout=PATIENCE)
+        done = subprocess.run(
+            [*words, *arguments], cwd=here, check=True, capture_output=True, text=True, timeout=PATIENCE
+        )
+        assert not re.findall(r"\| +((?:mlflow|wandb)\b.*)", done.stderr), "the driver imports no service's library"
     never = json.loads((here / "undisturbed" / "sweep.json").read_text())
     assert timeless(found(here)["trials"]) == timeless(never["trials"])
 
