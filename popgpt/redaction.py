@@ -73,6 +73,7 @@ def known(environment: Mapping[str, str]) -> set[str]:
         if "://" in value:
             found |= set(secrets(value))
     plain = found | {unquote(secret) for secret in found} | {unquote_plus(secret) for secret in found}
+    plain |= {piece for secret in plain for piece in re.split("[/?#@:]", secret) if len(piece) > 2}  # taken for a host
     forms = plain | {quote(secret, safe="") for secret in plain} | {quote_plus(secret) for secret in plain}
     return {secret for secret in forms if secret.strip("*")}
 

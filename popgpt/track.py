@@ -45,7 +45,7 @@ class Story:
     winner: dict[str, str] = field(default_factory=dict)  # its parameters, of a sweep
     ending: dict[str, str] = field(default_factory=dict)  # tags beside the status
     artifacts: list[tuple[Path, str | None]] = field(default_factory=list)  # beside the run's own
-    ended_at: int | None = None  # ms since 1970; None: where its training seconds end
+    ended_at: int | None = None  # ms since 1970, of what has trained nothing
 
 
 def sync(where: str | Path) -> None:
@@ -129,7 +129,7 @@ def send(mlflow: Mlflow, story: Story) -> str:
         files = [name for path, place in artifacts for name in mlflow.store(run_id, path, place)]
     running = mlflow.known(run_id).status == "RUNNING"
     status = story.status or ("interrupted" if running else None)
-    ended = mlflow.end(run_id, status, story.ending, story.ended_at) if status else False
+    ended = mlflow.end(run_id, status, story.ending, story.ended_at or this.begun) if status else False
     sent = [*(["parameters and tags"] if texts else []), *files, *([f"status {status}"] if ended else [])]
     return (
         f"{missing} of {len(values)} values were missing{', sent' if missing else ''}"

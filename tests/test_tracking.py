@@ -363,6 +363,10 @@ def last_in_line(monkeypatch: pytest.MonkeyPatch) -> Iterator[sender.Helper]:
         helper.close()
 
 
+def forbidden(*arguments: int) -> None:
+    raise PermissionError
+
+
 def niceness(helper: sender.Helper) -> int:
     assert helper._process
     return os.getpriority(os.PRIO_PROCESS, helper._process.pid)
@@ -379,8 +383,9 @@ def test_a_process_that_may_not_be_hastened_is_replaced_when_it_waits_for_a_core
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with last_in_line(monkeypatch) as helper:
-        monkeypatch.setattr(sender, "threads", lambda pid: [2**22 + 1])  # none is there: an error, as without privilege
-        helper.hasten()
+        with monkeypatch.context() as without_privilege:
+            without_privilege.setattr(os, "setpriority", forbidden)
+            helper.hasten()
         helper.relieve()
         assert helper._process
         assert helper._process.poll() is None, "it waits for requests, not for a core"

@@ -103,18 +103,23 @@ class Helper:
         with self._changing:
             first, self._hastened = not self._hastened, True
             if first and self._process and self._process.poll() is None:
-                try:
-                    for thread in threads(self._process.pid):
-                        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, 0))
+                try:  # its whole group: each thread has a priority of its own, and W&B's does the work in a child
+                    os.setpriority(os.PRIO_PGRP, self._process.pid, os.getpriority(os.PRIO_PROCESS, 0))
                 except OSError:
                     self._queued = queued(self._process.pid)
 
     def relieve(self) -> None:
         """Replace a process that could not be hastened and has mostly waited for a core since the last look: the next
-        one starts at this process's priority. What it was asked is asked again, as it may be of any process that dies.
+        one starts at this process's priority, and is asked again, as MLflow's may be. W&B's is left alone: nobody else
+        knows the runs that it has begun.
         """
         with self._changing:
-            if self._queued is None or self._process is None or self._process.poll() is not None:
+            if (
+                self._arguments[0] != "mlflow"
+                or self._queued is None
+                or self._process is None
+                or self._process.poll() is not None
+            ):
                 return
             (then, before), now = self._queued, queued(self._process.pid)
             self._queued = now
@@ -155,14 +160,6 @@ class Helper:
                     os.setpriority(os.PRIO_PROCESS, self._process.pid, nicest)
             assert self._process.stdin
             self._process.stdin.write(json.dumps(self._arguments) + "\n")
-
-
-def threads(pid: int) -> list[int]:
-    """The threads of a process, each of which has a priority of its own on Linux; elsewhere the process has."""
-    try:
-        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
-    except OSError:
-        return [pid]
 
 
 def queued(pid: int) -> tuple[float, float] | None:
