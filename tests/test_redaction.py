@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
+from popgpt import cli
 from popgpt.redaction import one_line, redacted, secrets, shown, without_secrets
 
 ADDRESSES = [
@@ -67,6 +68,11 @@ def test_a_text_shows_no_secret_of_the_environment(name: str, value: str, monkey
     monkeypatch.setenv(name, value)
     for said in ("CANARY=/+ 1", "CANARY%3D%2F%2B%201", "CANARY%3D%2F%2B+1"):
         assert redacted(f"Max retries exceeded with url: /api?x={said} (as {said!r})").count("CANARY") == 0
+
+
+def test_what_an_entry_point_says_holds_none(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.say("error: the Ray at ray://user:CANARY@host:10001 cannot be joined")
+    assert capsys.readouterr().err == "error: the Ray at ray://user:***@host:10001 cannot be joined\n"
 
 
 def test_a_short_secret_does_not_eat_words(monkeypatch: pytest.MonkeyPatch) -> None:
