@@ -32,8 +32,10 @@ tune: install
 train: install
 	$(BIN)/python -m popgpt.train configs/calculator.yaml
 
+# The address is no argument: it may hold a password.
+ui: export MLFLOW_BACKEND_STORE_URI = $(MLFLOW_TRACKING_URI)
 ui: install
-	$(BIN)/python -m mlflow ui --backend-store-uri $(MLFLOW_TRACKING_URI)
+	$(BIN)/python -m mlflow ui
 
 test: install
 	@$(MAKE) --no-print-directory --jobs 2 lint quick

@@ -14,7 +14,8 @@ from typing import NoReturn
 
 from popgpt import files
 from popgpt.config import Config, UserError
-from popgpt.stores import is_uri
+from popgpt.redaction import redacted
+from popgpt.stores import is_uri, refuse_secrets
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -55,6 +56,7 @@ def config_parser(name: str, description: str) -> argparse.ArgumentParser:
 
 def absolute(config: Config) -> Config:
     """`config` with absolute folders: Ray's processes start elsewhere."""
+    refuse_secrets(config.data_dir, "data_dir: ")
     if is_uri(config.data_dir):
         raise UserError(f"data_dir={config.data_dir} should be a path: datasets are mapped into memory")
     names = ["out_dir", "data_dir", *(["init_from"] if config.init_from not in ("scratch", "resume") else [])]
@@ -141,9 +143,9 @@ def _told(error: UserError | OSError) -> str:
 
 
 def say(line: str) -> None:
-    """Print to stderr, where anybody still reads it."""
+    """Print to stderr, where anybody still reads it, without the secrets that a library may have quoted."""
     with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        print(redacted(line), file=sys.stderr, flush=True)
 
 
 def _leave(code: int) -> NoReturn:

@@ -39,6 +39,7 @@ class Mirror:
         self._ended: dict[str, Run] = {}
 
     def _start(self, name: str, config: Config, trial: str | None, folder: Path, resume: bool) -> Run:
+        """Begin to record the sweep, or a trial. The sweep has no parameters until it has those of its winner."""
         from popgpt import tracking
         from popgpt.data.batches import count_left_out
 
@@ -46,7 +47,7 @@ class Mirror:
             config,
             experiment=config.experiment or config.dataset,
             name=name,
-            params=config.model_dump(),
+            params=config.model_dump() if trial else {},
             tags={
                 "sweep": self._out_dir.name,
                 "trial": trial,
@@ -66,7 +67,9 @@ class Mirror:
             self._begin(name)
         elif event == "reported":
             self._runs[name].log(what["rows"])
-        elif event != "paused":
+        elif event == "paused":
+            self._runs[name].mark("paused")
+        else:
             self._end(name)
 
     def chosen(self) -> None:
@@ -84,8 +87,8 @@ class Mirror:
 
     def _begin(self, name: str, resume: bool = False) -> None:
         if name in self._runs:
-            return  # it was restarted, and is the same run
-        if name in self._ended:
+            self._runs[name].mark("running")  # it goes on, or was restarted, and is the same run
+        elif name in self._ended:
             self._runs[name] = self._ended.pop(name)
             self._runs[name].go_on({"finalist": self._record.finalist_of(name)})
         else:
@@ -133,6 +136,17 @@ class Mirror:
                 self._parent.artifact(path)
         if winner:
             self._parent.artifact(winner["run_dir"], "best")
-            self._parent.finish("completed", winner["test"], {"best_trial": winner["id"], "split": "test"})
+            self._crown(winner)
         else:
             self._parent.finish(status)
+
+    def _crown(self, winner: Row) -> None:
+        """End the parent with what won: the trial's parameters and its scores on test. Their step is the iterations of
+        the whole sweep, so that those of a sweep that went on come after those it had.
+        """
+        from popgpt.sweep import ranking
+
+        params = trial_config(self._record, self._out_dir, winner["id"]).model_dump()
+        scores = {**winner["test"], "iteration": sum(map(ranking.iterations, self._record.runs.values()))}
+        tags = {"best_trial": winner["id"], "split": "test"}
+        self._parent.finish("completed", scores, tags, params, split="test")

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -205,3 +206,16 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def waiting(what: str, after: float = 2.0) -> Iterator[None]:
+    """Say `what ...` on stderr where the context lasts over `after` seconds."""
+    console = unbreakable(Console(stderr=True))
+    timer = threading.Timer(after, console.print, [f"{what} ..."], {"highlight": False, "markup": False})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

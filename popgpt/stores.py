@@ -11,12 +11,12 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from popgpt.config import UserError
+from popgpt.redaction import secrets
 
 OBJECT_STORES = ("s3", "gcs", "abfs")  # a file there comes to be when it is whole
 CONNECT_SECONDS = 5.0
 SILENT_SECONDS = 10.0
 TRIES = 4  # in all about 5 s where nobody listens, 45 s where somebody does and says nothing
-SECRET = re.compile(r"://[^/?]*:[^/?@]*@|[?&][^=&]*(secret|password|token|key|sig)[^=&]*=", re.IGNORECASE)
 PLAIN = (
     (r"NO_SUCH_BUCKET|Bucket '.*' not found", "there is no such bucket; make it first"),
     (
@@ -39,7 +39,7 @@ def is_uri(where: str) -> bool:
 
 def refuse_secrets(where: str, called: str = "") -> None:
     """Raises UserError for a URI with a key in it, which would be kept with the run and shown."""
-    if is_uri(where) and SECRET.search(where):
+    if is_uri(where) and secrets(where):
         raise UserError(
             f"{called}{where.partition('://')[0]}://... should hold no key, as it is kept with the run and shown: "
             f"set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"

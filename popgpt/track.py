@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from popgpt import cli
 from popgpt.config import UserError, make_config
 from popgpt.files import Folder, absolute
+from popgpt.redaction import HIDDEN, one_line, shown, without_secrets
 
 if TYPE_CHECKING:
     from popgpt.tracking.identity import Identity
@@ -40,8 +41,11 @@ class Story:
     identity: Identity
     status: str | None = None  # None: the folder does not say
     final: Row = field(default_factory=dict)
+    split: str = "val"  # of `final`
+    winner: dict[str, str] = field(default_factory=dict)  # its parameters, of a sweep
     ending: dict[str, str] = field(default_factory=dict)  # tags beside the status
     artifacts: list[tuple[Path, str | None]] = field(default_factory=list)  # beside the run's own
+    ended_at: int | None = None  # ms since 1970, of what has trained nothing
 
 
 def sync(where: str | Path) -> None:
@@ -55,17 +59,19 @@ def sync(where: str | Path) -> None:
         ConnectionError: MLflow does not answer, or refuses.
     """
     from rich.console import Console
+    from rich.markup import escape
 
     from popgpt.progress import unbreakable
     from popgpt.sweep.record import FILE
 
     folder = Folder(absolute(str(where)))
     stories = sweep_stories(folder) if FILE in folder.names() else [run_story(folder)]
-    uri, parent = stories[0].identity.uri, None
-    with unbreakable(Console(stderr=True)).status(f"connecting to {uri}") as shown, connected(uri) as mlflow:
+    kept, parent = stories[0].identity.uri, None
+    place, console = escape(one_line(kept)), unbreakable(Console(stderr=True))
+    with console.status(f"connecting to {place}") as status, connected(kept) as mlflow:
         for story in stories:
-            name, story.identity.parent = story.identity.name, parent
-            shown.update(f"run {name}: comparing with {uri}")
+            name, story.identity.parent = one_line(story.identity.name), parent
+            status.update(f"run {escape(name)}: comparing with {place}")
             with held(story.folder) as free:
                 if not free and parent is None:
                     raise UserError(f"{folder.where} is in use: its run is going on, and sends what it logs itself")
@@ -75,12 +81,17 @@ def sync(where: str | Path) -> None:
 
 
 @contextmanager
-def connected(uri: str) -> Iterator[Mlflow]:
-    """MLflow at `uri`, whose errors end as ConnectionError."""
+def connected(kept: str) -> Iterator[Mlflow]:
+    """MLflow at MLFLOW_TRACKING_URI, or else where tracking.json has it, which keeps no password. Its errors end as
+    ConnectionError.
+    """
+    from popgpt import tracking
     from popgpt.tracking.mlflow import Mlflow, reaching
 
-    with reaching(uri):
-        yield Mlflow(uri)
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    remedy = "; it was recorded with a password or a token: set MLFLOW_TRACKING_URI to the whole address"
+    with reaching(kept, remedy if HIDDEN in kept and not given else ""):
+        yield Mlflow(tracking.tracking_uri() if given else without_secrets(kept))
 
 
 @contextmanager
@@ -110,14 +121,15 @@ def send(mlflow: Mlflow, story: Story) -> str:
     identity.write(story.folder, this)
     parent = {"mlflow.parentRunId": this.parent} if this.parent else {}
     texts = mlflow.describe(run_id, this.params, {**this.tags, **parent})
-    values = [*this.values(identity.rows(story.folder)), *this.final(story.final)]
+    texts += mlflow.adopt(run_id, story.winner)
+    values = [*this.values(identity.rows(story.folder)), *this.final(story.final, story.split)]
     missing = mlflow.log(run_id, values)
     with local_outcome(story.folder) as outcome:
         artifacts = [*((path, None) for path in outcome), *story.artifacts]
         files = [name for path, place in artifacts for name in mlflow.store(run_id, path, place)]
     running = mlflow.known(run_id).status == "RUNNING"
     status = story.status or ("interrupted" if running else None)
-    ended = mlflow.end(run_id, status, story.ending) if status else False
+    ended = mlflow.end(run_id, status, story.ending, story.ended_at or this.begun) if status else False
     sent = [*(["parameters and tags"] if texts else []), *files, *([f"status {status}"] if ended else [])]
     return (
         f"{missing} of {len(values)} values were missing{', sent' if missing else ''}"
@@ -138,6 +150,7 @@ def run_story(folder: Folder) -> Story:
 
 def sweep_stories(folder: Folder) -> list[Story]:
     """The story of a sweep, then those of its trials that were begun, the finalists' repeats included."""
+    from popgpt.sweep.ranking import iterations
     from popgpt.sweep.record import FILE, read
 
     assert folder.path  # a sweep's folder is on this machine
@@ -148,13 +161,16 @@ def sweep_stories(folder: Folder) -> list[Story]:
     trials = [trial_story(folder, trial, record["metric"], whole, finalists) for trial in told]
     begun = [story for story in trials if story]
     winner = record["best"] or {}
-    files: list[tuple[Path, str | None]] = [(folder.path / FILE, None)]
-    if "test" not in winner:
-        return [Story(folder, whole, whole.status, {}, {}, files), *begun]
-    if (folder.path / "best").is_dir():
-        files.append((folder.path / "best", "best"))
-    ending = {"best_trial": winner["id"], "split": "test"}
-    return [Story(folder, whole, "completed", winner["test"], ending, files), *begun]
+    parent = Story(folder, whole, whole.status, artifacts=[(folder.path / FILE, None)])
+    parent.ended_at = round(1000 * (folder.path / FILE).stat().st_mtime)  # it was written last when the sweep ended
+    if "test" in winner:
+        parent.winner = next((one.identity.params for one in begun if one.folder.name == winner["id"]), {})
+        parent.status, parent.split = "completed", "test"
+        parent.final = {**winner["test"], "iteration": sum(map(iterations, told))}
+        parent.ending = {"best_trial": winner["id"], "split": "test"}
+        if (folder.path / "best").is_dir():
+            parent.artifacts.append((folder.path / "best", "best"))
+    return [parent, *begun]
 
 
 def trial_story(folder: Folder, trial: Row, metric: str, whole: Identity, finalists: set[str]) -> Story | None:
@@ -175,7 +191,7 @@ def trial_story(folder: Folder, trial: Row, metric: str, whole: Identity, finali
     this.uri = whole.uri
     ended = trial["status"] if trial["status"] in ("completed", "stopped", "failed") else "interrupted"
     reason = tags_of({"reason": trial["reason"]})
-    return Story(place, this, ended, best_row(trial, metric), reason)
+    return Story(place, this, ended, best_row(trial, metric), ending=reason)
 
 
 def identity_of(folder: Folder, sweep: Row | None) -> Identity:
@@ -186,10 +202,11 @@ def identity_of(folder: Folder, sweep: Row | None) -> Identity:
     from popgpt.tracking import identity
     from popgpt.training.folder import CONFIG, read_config
 
-    given = tracking.tracking_uri() if os.environ.get("MLFLOW_TRACKING_URI") else None
+    given = shown(tracking.tracking_uri()) if os.environ.get("MLFLOW_TRACKING_URI") else None
     kept = identity.read(folder)
     if kept:
         kept.uri = given or kept.uri
+        kept.params = {} if sweep else kept.params  # a sweep's are its winner's
         return kept
     if sweep is None and CONFIG not in folder.names():
         raise UserError(
@@ -199,10 +216,10 @@ def identity_of(folder: Folder, sweep: Row | None) -> Identity:
     name = folder.name if sweep else config.wandb_run_name or folder.name
     tags = {"sweep": folder.name} if sweep else {}
     return identity.Identity(
-        given or tracking.tracking_uri(),
+        given or shown(tracking.tracking_uri()),
         config.experiment or config.dataset,
         name,
-        identity.params_of(config.model_dump()),
+        {} if sweep else identity.params_of(config.model_dump()),
         identity.tags_of(tags),
         config.wandb_project,
     )

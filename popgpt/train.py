@@ -102,6 +102,7 @@ def ended(record: Run, config: Config) -> Iterator[Callable[[Row], Row]]:
     """Ends the record as the run ends; yields what takes its result."""
     from popgpt import tracking
     from popgpt.files import Folder
+    from popgpt.progress import waiting
     from popgpt.training import folder
 
     status, result = "failed", None
@@ -121,7 +122,8 @@ def ended(record: Run, config: Config) -> Iterator[Callable[[Row], Row]]:
             for path in paths:
                 record.artifact(path)
             record.finish(status, result)
-            tracking.flush()
+            with waiting(f"sending to {tracking.services()}"):
+                tracking.flush()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from popgpt import cli
 from popgpt.config import UserError
-from popgpt.stores import is_uri
+from popgpt.stores import is_uri, refuse_secrets
 
 if TYPE_CHECKING:
     from popgpt.cluster.placement import Placement
@@ -67,9 +67,11 @@ def tune(sweep: Sweep, resume: bool, force: bool, retry_failed: bool) -> int:
     from popgpt.data.dataset import ensure_dataset
     from popgpt.files import Folder
     from popgpt.mirror import Mirror
+    from popgpt.progress import waiting
     from popgpt.training.folder import check_place
 
     started = time.monotonic()
+    refuse_secrets(sweep.out_dir, "out_dir: ")
     if is_uri(sweep.out_dir):
         raise UserError(f"out_dir={sweep.out_dir} should be a path: of a sweep, only this machine's or a shared one's")
     out_dir = Path(sweep.out_dir).resolve()
@@ -98,7 +100,8 @@ def tune(sweep: Sweep, resume: bool, force: bool, retry_failed: bool) -> int:
             record.write(out_dir, winner)
             report.attempt(out_dir)
             mirror.finish(status, winner)
-            tracking.flush()
+            with waiting(f"sending to {tracking.services()}"):
+                tracking.flush()
     drop_states(record, out_dir)
     show(record, out_dir, winner, time.monotonic() - started)
     return 0 if winner else 130 if record.unfinished() else 1

@@ -131,9 +131,13 @@ def test_a_uri_is_taken_apart_before_its_query() -> None:
     assert Folder("s3://bucket").at("a") == "s3://bucket/a"
 
 
-@pytest.mark.parametrize("name", ["out_dir", "init_from"])
+@pytest.mark.parametrize("name", ["out_dir", "init_from", "data_dir"])
 @pytest.mark.parametrize(
-    "uri", ["s3://AKIA:hidden@bucket/run", "s3://bucket/run?secret_key=hidden", "abfs://f:hidden@account/run"]
+    "uri",
+    [
+        *("s3://AKIA:hidden@bucket/run", "s3://AKIA:aws/hidden/key@bucket/run", "s3://bucket/run?secret_key=hidden"),
+        "abfs://f:hidden@account/run",
+    ],
 )
 def test_a_key_in_a_uri_is_refused_and_not_shown(tmp_path: Path, name: str, uri: str) -> None:
     (tmp_path / "c.yaml").write_text(f"{name}: '{uri}'\n")

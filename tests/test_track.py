@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from tests.conftest import TINY
 from tests.services import Proxy, client, server
 
 ROWS = [{"iteration": i, "train_loss": 2.0 / i, "train_seconds": i / 2} for i in range(1, 61)]
+SILENT = make_config({"mlflow_log": False})
 RESULT = {"status": "completed", "exact_match": 0.5, "iteration": 60, "train_seconds": 30.0}
 
 
@@ -162,13 +164,26 @@ def test_a_sweep_is_sent_with_its_trials(store: str, tmp_path: Path, capsys: pyt
     assert all(line.endswith("values were missing") and ": 0 of" in line for line in lines[4:])
     found = {run.info.run_name: run for run in runs(store)}
     parent = found.pop("sweep")
-    assert (parent.data.metrics, parent.data.tags["best_trial"]) == ({"final_exact_match": 0.25}, "0000")
+    assert (parent.data.metrics, parent.data.tags["best_trial"]) == ({"test_exact_match": 0.25}, "0000")
     assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
     assert found["sweep/0001"].data.tags["reason"] == "asha: rung 20"
     assert [found[f"sweep/{name}"].data.tags.get("finalist") for name in ("0000", "0001", "0000-s1")] == [
         *("0000", None, "0000")
     ]
     assert {a.path for a in client(store).list_artifacts(parent.info.run_id)} == {"best", "sweep.json"}
+    assert parent.data.params == found["sweep/0000"].data.params, "the winner's"
+    lasted = {name: run.info.end_time - run.info.start_time for name, run in found.items()}
+    assert set(lasted.values()) == {30000}, "as long as they trained, whenever they are sent"
+    assert {name: run.info.status for name, run in found.items()} == {
+        **{"sweep/0000": "FINISHED", "sweep/0001": "KILLED", "sweep/0000-s1": "FINISHED"}
+    }
+    sweep["best"] = {"id": "0001", "test": {"exact_match": 0.75}}
+    sweep["trials"][1]["metrics"] = ROWS[:30]
+    (out_dir / "sweep.json").write_text(json.dumps(sweep))
+    track.sync(out_dir)
+    (parent,) = (run for run in runs(store) if run.info.run_name == "sweep")
+    assert (parent.data.metrics, parent.data.tags["best_trial"]) == ({"test_exact_match": 0.75}, "0001")
+    assert parent.data.tags["winner/out_dir"].endswith("trials/0001")
 
 
 def test_what_is_no_run_or_is_training_is_refused(store: str, tmp_path: Path) -> None:
@@ -198,6 +213,98 @@ def test_a_store_that_refuses_is_said_in_one_line(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///file:{tmp_path}/mlflow.db?mode=ro&uri=true")
     with pytest.raises(ConnectionError, match=r"^MLflow at sqlite:///\S+ refuses \(.*database\)$"):
         track.sync(make_run(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "driver", "package"),
+    [
+        ("postgresql+psycopg2", "psycopg2", "psycopg2-binary"),
+        ("mysql", "MySQLdb", "mysqlclient"),
+        ("mysql+pymysql", "pymysql", "pymysql"),
+    ],
+)
+def test_a_missing_driver_is_said_in_one_line(
+    scheme: str, driver: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, driver, None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{scheme}://user:c4n4ry@127.0.0.1:9/db")
+    with pytest.raises(ConnectionError) as refused:
+        track.main(["sync", str(make_run(tmp_path / "out"))])
+    said = f"it needs the module {driver}: pip install {package}"
+    assert str(refused.value) == f"MLflow at {scheme}://user:***@127.0.0.1:9/db refuses ({said})"
+
+
+@pytest.mark.parametrize(
+    "uri", ["nonsense://x", "postgresql://host:port/db", "http://host:port", "file:/\x1bx", "http://["]
+)
+def test_an_address_that_is_none_is_said_in_one_line(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ConnectionError) as refused:
+        track.sync(make_run(tmp_path / "out"))
+    assert str(refused.value).isprintable()
+
+
+def test_credentials_are_taken_from_the_environment_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = make_run(tmp_path / "out")
+    kept = identity.Identity("http://user:c4n4ry@127.0.0.1:9", "e", "n")  # as an object before 0.1.0 wrote it
+    identity.write(Folder(run_dir), kept)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(
+        ConnectionError, match=r"at http://user:\*\*\*@127.* was recorded with a password.*: set MLFLOW_"
+    ):
+        track.sync(run_dir)
+    assert "c4n4ry" not in (run_dir / "tracking.json").read_text()
+
+
+def mutated(content: bytes, chance: random.Random) -> bytes:
+    """A tracking.json that a disk, an editor or another program has spoiled: its bytes, or values of other kinds."""
+    if chance.random() < 0.25:
+        cut = chance.randrange(len(content))
+        return content[:cut] + chance.choice([b"", b"\x00", b"\xff\xfe", b"[" * 100_000, content]) + content[cut + 1 :]
+    whole = json.loads(content)
+    for key in chance.sample(sorted(whole), chance.randint(1, 3)):
+        values = [None, True, -1, 0.5, 10**400, float("nan"), "", "\x1b[2J", "'", "x" * 5000, "\ud800", [], [[1]], {}]
+        deep = json.loads('{"a":' * 300 + "1" + "}" * 300)
+        kinds = [
+            *values,
+            deep,
+            {"mlflow": 1},
+            {"mlflow": "../x"},
+            {"mlflow": None},
+            [["__class__", []]],
+            [["tags", [1]]],
+        ]
+        if chance.random() < 0.2:
+            del whole[key]
+        else:
+            whole[key] = chance.choice(kinds)
+    return json.dumps(chance.choice([whole, whole, whole, [whole], "text", 1])).encode()
+
+
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.soak)])
+def test_whatever_tracking_json_holds_ends_in_one_line(
+    count: int, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = make_run(tmp_path / "out")
+    this = identity.Identity(store, "sums", "n", {"a": "1"}, {"b": "2"}, ids={"mlflow": "0" * 32}, status="completed")
+    (run_dir / "metrics.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
+    identity.write(Folder(run_dir), this)
+    content, chance = (run_dir / "tracking.json").read_bytes(), random.Random(count)
+    monkeypatch.setattr("popgpt.tracking.run._senders", {})
+    for number in range(count):
+        spoiled = mutated(content, chance)
+        (run_dir / "tracking.json").write_bytes(spoiled)
+        # Most go where nobody answers, which is as much of popgpt and less of MLflow.
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", store if number % 20 == 0 else "http://127.0.0.1:9")
+        try:
+            track.main(["sync", str(run_dir)])
+            said = capsys.readouterr().out.removesuffix("\n")
+        except (UserError, ConnectionError) as error:
+            said = str(error)
+        assert said.isprintable(), spoiled
+        (run_dir / "tracking.json").write_bytes(spoiled)
+        run = tracking.start(SILENT, experiment="e", name="n", params={}, folder=run_dir, resume=True)
+        assert len(run.identity.token) == 32
 
 
 @pytest.fixture(scope="module")

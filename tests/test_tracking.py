@@ -2,16 +2,19 @@
 
 import json
 import logging
+import os
 import random
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -22,6 +25,7 @@ from popgpt.config import Config, make_config
 from popgpt.files import Folder
 from popgpt.tracking import Run, identity, sender
 from popgpt.tracking.identity import Identity
+from popgpt.tracking.mlflow import Mlflow
 from popgpt.tracking.sender import Operation, UnsentError
 from tests.services import Inside, client
 
@@ -93,7 +97,7 @@ def test_a_sweep_is_a_parent_with_children(store: str, tmp_path: Path) -> None:
     api = client(store)
     seen = api.get_run(run.id)
     assert seen.info.run_name == "a run"
-    assert seen.info.status == "FINISHED"
+    assert seen.info.status == "KILLED"
     assert {
         key: seen.data.tags.get(key) for key in ("status", "sweep", "trial", "reason", "mlflow.parentRunId", "none")
     } == {
@@ -123,7 +127,7 @@ def test_a_sweep_is_a_parent_with_children(store: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("status", "shown"),
-    [("completed", "FINISHED"), ("stopped", "FINISHED"), ("failed", "FAILED"), ("interrupted", "KILLED")],
+    [("completed", "FINISHED"), ("stopped", "KILLED"), ("failed", "FAILED"), ("interrupted", "KILLED")],
 )
 def test_statuses_are_true(store: str, status: str, shown: str) -> None:
     run = begin()
@@ -131,6 +135,47 @@ def test_statuses_are_true(store: str, status: str, shown: str) -> None:
     assert tracking.flush(600)
     seen = client(store).get_run(run.id)
     assert (seen.info.status, seen.data.tags["status"]) == (shown, status)
+
+
+def test_a_run_that_is_held_is_scheduled_and_lasts_as_long_as_it_trained(store: str) -> None:
+    run = begin()
+    run.log([{"iteration": 1, "x": 1.0, "train_seconds": 2.5}])
+    for status, shown in (("paused", "SCHEDULED"), ("running", "RUNNING")):
+        run.mark(status)
+        assert tracking.flush(600)
+        seen = client(store).get_run(run.id)
+        assert (seen.info.status, seen.data.tags["status"]) == (shown, status)
+    run.log([{"iteration": 2, "x": 1.0, "train_seconds": 4.0}])
+    run.finish("stopped", {"iteration": 1, "x": 1.0, "train_seconds": 2.5})
+    assert tracking.flush(600)
+    ended = client(store).get_run(run.id).info
+    assert ended.end_time - ended.start_time == 4000
+
+
+def test_a_sweeps_parent_has_its_winners_parameters_and_scores_on_test(store: str, tmp_path: Path) -> None:
+    scores = {"exact_match": 0.5, "exact_match_n": 60, "val_loss": 1.5, "by_operation": {"+": {"exact_match": 0.25}}}
+
+    def sweep(rate: float, iterations: int, **more: float) -> Any:
+        run = begin(folder=tmp_path, params={}, resume=True)
+        params = {"learning_rate": rate, "d_model": 64}
+        told = {**scores, "iteration": iterations, **more}
+        run.finish("completed", told, {"best_trial": f"of {rate}"}, params, split="test")
+        assert tracking.flush(600)
+        return client(store).get_run(run.id).data
+
+    first = sweep(0.1, 100)
+    assert first.params == {"learning_rate": "0.1", "d_model": "64"}
+    measured = {"test_exact_match": 0.5, "test_exact_match_n": 60, "test_loss": 1.5, "test_exact_match/add": 0.25}
+    assert first.metrics == measured
+    assert not [tag for tag in first.tags if tag.startswith("winner/")]
+    other = sweep(0.2, 200, exact_match=0.75)
+    assert (other.params, other.metrics) == (first.params, {**measured, "test_exact_match": 0.75})
+    assert other.tags["best_trial"] == "of 0.2"
+    assert {tag: value for tag, value in other.tags.items() if tag.startswith("winner/")} == {
+        "winner/learning_rate": "0.2"
+    }
+    assert "Another trial won" in other.tags["mlflow.note.content"]
+    assert sweep(0.1, 300).tags["winner/learning_rate"] == "0.1", "the first has won again"
 
 
 def test_a_resumed_run_is_the_same_run(store: str, tmp_path: Path) -> None:
@@ -289,14 +334,100 @@ def test_a_run_whose_id_was_lost_is_found_again(store: str, tmp_path: Path) -> N
 
 
 def test_training_is_not_held_up_by_what_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    """Nor do the arguments of the process that imports it hold a password."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:CANARY@127.0.0.1:9/?token=CANARY")
     code = (
         "import sys; from popgpt import tracking; from popgpt.config import make_config\n"
         "run = tracking.start(make_config({}), experiment='e', name='n', params={})\n"
-        "tracking.flush(600); assert 'mlflow' not in sys.modules"
+        "tracking.flush(600); assert 'mlflow' not in sys.modules\n"
+        "import subprocess; pid = run.senders[0]._helper._process.pid\n"
+        "subprocess.run(['ps', '-ww', '-o', 'args', '-p', str(pid)], check=True)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.count("MLflow does not answer (Connection refused)") == 1
+    assert "popgpt.tracking.helper" in done.stdout
+    assert "CANARY" not in done.stdout + done.stderr
+
+
+@contextmanager
+def last_in_line(monkeypatch: pytest.MonkeyPatch) -> Iterator[sender.Helper]:
+    """A process that sends, at the priority that it has while a run trains."""
+    monkeypatch.setattr(sender, "NICENESS", 19)
+    helper = sender.Helper("mlflow", "http://127.0.0.1:9")
+    try:
+        helper._begin()
+        assert niceness(helper) == 19
+        yield helper
+    finally:
+        helper.stop()
+        helper.close()
+
+
+def forbidden(*arguments: int) -> None:
+    raise PermissionError
+
+
+def niceness(helper: sender.Helper) -> int:
+    assert helper._process
+    return os.getpriority(os.PRIO_PROCESS, helper._process.pid)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to lower a niceness takes a privilege")
+def test_a_process_that_is_waited_for_is_hastened(monkeypatch: pytest.MonkeyPatch) -> None:
+    with last_in_line(monkeypatch) as helper:
+        helper.hasten()
+        assert niceness(helper) == os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def test_a_process_that_may_not_be_hastened_is_replaced_when_it_waits_for_a_core(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with last_in_line(monkeypatch) as helper:
+        with monkeypatch.context() as without_privilege:
+            without_privilege.setattr(os, "setpriority", forbidden)
+            helper.hasten()
+        helper.relieve()
+        assert helper._process
+        assert helper._process.poll() is None, "it waits for requests, not for a core"
+        monkeypatch.setattr(sender, "queued", lambda pid: (time.monotonic(), 2 * time.monotonic()))
+        helper.relieve()
+        assert helper._process.wait(60) == -signal.SIGKILL
+        helper.close()
+        helper._begin()
+        assert niceness(helper) == os.getpriority(os.PRIO_PROCESS, 0)
+
+
+STARVED = """
+import ctypes, os, subprocess, sys
+if "again" not in sys.argv:
+    ctypes.CDLL(None).prctl(24, 23, 0, 0, 0)  # no CAP_SYS_NICE for what is executed: root may then what others may
+    os.execv(sys.executable, [sys.executable, "-c", sys.orig_argv[2], "again"])
+from popgpt import tracking
+from popgpt.config import make_config
+from popgpt.tracking import sender
+core, begin = {min(os.sched_getaffinity(0))}, sender.Helper._begin
+busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+os.sched_setaffinity(busy.pid, core)
+def beside_it(self):
+    begin(self)
+    if not self._hastened:
+        os.sched_setaffinity(self._process.pid, core)
+sender.Helper._begin = beside_it
+try:
+    tracking.start(make_config({}), experiment="e", name="n", params={})
+    tracking.flush(100)
+finally:
+    busy.kill()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody counts how long a process waits for a core")
+def test_a_process_that_gets_no_turn_is_replaced_at_the_runs_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy core, without the privilege to raise it: it would import MLflow for minutes."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    done = subprocess.run([sys.executable, "-c", STARVED], capture_output=True, text=True, check=True)
+    assert "MLflow does not answer (Connection refused)" in done.stderr
 
 
 def test_a_process_that_sends_and_dies_is_replaced(
@@ -345,6 +476,48 @@ def test_a_service_that_does_not_record_costs_one_warning(
     (warned,) = (record for record in caplog.records if record.name == "popgpt")
     assert warned.levelno == logging.WARNING
     assert warned.getMessage().startswith(f"MLflow {said}")
+
+
+CANARY = "c4n4ry/x"  # another text where it is quoted
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        (f"http://user:{quote(CANARY, safe='')}@127.0.0.1:9", "does not answer (Connection refused)"),
+        (f"http://127.0.0.1:9/?token={quote(CANARY, safe='')}", "does not answer (Connection refused)"),
+        (f"http://user:{CANARY}@127.0.0.1:port", ""),
+        (f"postgresql://user:{CANARY}@127.0.0.1:port/db", ""),
+        (f"postgresql://user:{CANARY}@127.0.0.1/db", "refuses the start of a run (it needs the module psycopg"),
+        (f"mysql+pymysql://127.0.0.1/db?password={CANARY}", "refuses the start of a run (it needs the module pymysql:"),
+    ],
+)  # fmt: skip
+def test_no_secret_of_an_address_is_said_or_kept(
+    uri: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("psycopg", "psycopg2", "pymysql"):
+        monkeypatch.setitem(sys.modules, name, None)  # as where it is not installed
+    monkeypatch.setattr(sender, "Helper", Inside)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    run = begin(folder=tmp_path)
+    run.finish("completed")
+    assert not tracking.flush(60)
+    assert f"MLflow {said}" in caplog.text
+    kept = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+    assert "127.0.0.1" in kept
+    assert "c4n4ry" not in kept + caplog.text + tracking.ui_command()
+
+
+def test_a_store_whose_making_is_cut_short_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.store.db import utils
+
+    def killed(engine: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(utils, "_upgrade_db", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Mlflow(f"sqlite:///{tmp_path}/mlflow.db")
+    assert not list(tmp_path.glob("*.db")), "MLflow can't open one that is half made"
 
 
 @pytest.fixture

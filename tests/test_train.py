@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from popgpt.training import checkpoint, folder
 from popgpt.training.loop import fit
 from popgpt.training.world import World
 from tests.conftest import TINY
+from tests.services import Inside
 
 LOCAL = ["--local", "device=cpu"]
 
@@ -212,6 +214,36 @@ def test_a_run_is_in_mlflow_once_with_all_that_compares_it(
     assert json.loads(run.data.tags["lines_left_out"]) == left_out
     names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     assert names == {"ckpt.pt", "config.yaml", "result.json"}
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://user:c4n4ry@127.0.0.1:9", "http://127.0.0.1:9/?token=c4n4ry", "postgresql://u:c4n4ry@127.0.0.1/db"]
+)
+def test_a_password_of_mlflows_is_neither_printed_nor_kept(
+    uri: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    for driver in ("psycopg", "psycopg2"):
+        monkeypatch.setitem(sys.modules, driver, None)
+    monkeypatch.setattr("popgpt.tracking.sender.Helper", Inside)
+    monkeypatch.setattr("popgpt.tracking.run._senders", {})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert train.main(["tiny.yaml", *LOCAL, "mlflow_log=true"]) == 0
+    printed = "".join(capsys.readouterr()) + caplog.text
+    assert "MLflow " in printed
+    kept = b"".join(path.read_bytes() for path in (here / "out").rglob("*") if path.is_file())
+    assert b"127.0.0.1" in kept
+    assert "c4n4ry" not in printed
+    assert b"c4n4ry" not in kept
+
+
+def test_a_long_wait_for_mlflow_is_said(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("popgpt.tracking.run._senders", {("mlflow", "somewhere"): None})
+    monkeypatch.setattr(tracking, "flush", lambda: time.sleep(2.3))
+    assert train.main(["tiny.yaml", *LOCAL]) == 0
+    assert "sending to MLflow ..." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("entry", ["train", "prepare"])

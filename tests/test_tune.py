@@ -342,8 +342,12 @@ def test_a_sweep_by_tpe_that_was_interrupted_and_killed_proposes_as_one_that_was
     statuses = {trial["id"]: trial["status"] for trial in found(here)["trials"]}
     assert statuses["0007"] not in ("planned", "waiting")
     assert statuses["0011"] == "planned"
+    words[1:1] = ["-X", "importtime"]
     for arguments in (resume, ["out_dir=undisturbed"]):
-        subprocess.run([*words, *arguments], cwd=here, check=True, capture_output=True, timeout=PATIENCE)
+        done = subprocess.run(
+            [*words, *arguments], cwd=here, check=True, capture_output=True, text=True, timeout=PATIENCE
+        )
+        assert not re.findall(r"\| +((?:mlflow|wandb)\b.*)", done.stderr), "the driver imports no service's library"
     never = json.loads((here / "undisturbed" / "sweep.json").read_text())
     assert timeless(found(here)["trials"]) == timeless(never["trials"])
 
@@ -419,12 +423,21 @@ def check_mlflow(trials: dict[str, Any], winner: str, every: int = 1) -> None:
     (parent,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
     assert (parent.info.status, parent.data.tags["best_trial"]) == ("FINISHED", winner)
     assert {"report.html", "report.md"} <= {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
+    assert {"test_exact_match", "test_exact_match_n", "test_loss", "test_token_accuracy"} <= parent.data.metrics.keys()
+    assert not [name for name in parent.data.metrics if name.startswith(("final_", "exact_match", "val_"))]
+    (won,) = (run for run in runs if run.data.tags.get("trial") == winner)
+    assert {key: parent.data.tags.get(f"winner/{key}", parent.data.params[key]) for key in won.data.params} == (
+        won.data.params
+    )
     children = {run.data.tags["trial"]: run for run in runs if run is not parent}
     assert children.keys() == trials.keys()
     for name, run in children.items():
         trial = trials[name]
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert (run.info.status, run.data.tags["status"]) == ("FINISHED", trial["status"])
+        shown = {"completed": "FINISHED", "stopped": "KILLED"}[trial["status"]]
+        assert (run.info.status, run.data.tags["status"]) == (shown, trial["status"])
+        trained = max(run.data.metrics["train_seconds"], run.data.metrics["final_train_seconds"])
+        assert run.info.end_time - run.info.start_time == round(1000 * trained), "the time it was held is not its own"
         went_on = "went on as a finalist" if "stopped_by" in trial else None
         assert run.data.tags.get("reason") == (trial["reason"] or went_on)
         assert run.data.params["d_model"] == str(trial["config"]["d_model"])

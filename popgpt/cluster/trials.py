@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray import ActorID, PlacementGroupID, tune
 from ray._private.state import state
+from ray.air._internal import usage
 from ray.air.execution._internal import RayActorManager
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.tune.execution import tune_controller
@@ -87,6 +88,7 @@ class Processes(RayActorManager):  # type: ignore[misc]
 
 
 tune_controller.RayActorManager = Processes
+usage.tag_callbacks = lambda callbacks: False  # it counts them, and imports mlflow, wandb and others to know them by
 
 
 class Jobs(Searcher):  # type: ignore[misc]

@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from popgpt.redaction import one_line
+
 CODES = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"}
 REFUSALS = (ImportError, FileNotFoundError, KeyError, TypeError, AttributeError)
+PACKAGES = {
+    "psycopg2": "psycopg2-binary",
+    "psycopg": "'psycopg[binary]'",
+    "MySQLdb": "mysqlclient",
+    "google.cloud": "google-cloud-storage",
+    "azure": "azure-storage-blob",
+    "wandb": "'popgpt[wandb]'",
+}
+"""What pip calls the modules that services may lack, where it is not their name."""
 
 
 def failure(error: Exception) -> dict[str, Any]:
@@ -26,7 +37,10 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def brief(error: BaseException) -> str:
-    """What went wrong at the root, in one short line."""
+    """What went wrong at the root, in one short line without secrets."""
     *_, root = chain(error)
-    text = (getattr(root, "strerror", None) or str(root) or type(root).__name__).splitlines()[0]
-    return text if len(text) <= 160 else f"{text[:159]}…"
+    missing = root.name if isinstance(root, ModuleNotFoundError) else None
+    if missing:
+        package = next((PACKAGES[name] for name in PACKAGES if f"{missing}.".startswith(f"{name}.")), missing)
+        return one_line(f"it needs the module {missing}: pip install {package}")
+    return one_line(getattr(root, "strerror", None) or str(root)) or type(root).__name__

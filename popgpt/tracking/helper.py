@@ -12,11 +12,10 @@ from popgpt.tracking.identity import Identity
 
 
 def main() -> None:
-    """Serve, with arguments SERVICE URI NICENESS: a request a line on standard input, an answer a line on standard
-    output, until the input ends.
+    """Serve: on standard input first the service and its URI, which may hold a password and so is no argument, then a
+    request a line; on standard output an answer a line; until the input ends.
     """
-    service, uri, niceness = sys.argv[1:]
-    os.nice(int(niceness))
+    service, uri = json.loads(sys.stdin.readline())
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is no answer
     connection: Any = None

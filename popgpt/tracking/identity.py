@@ -6,10 +6,14 @@ import json
 import time
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, TypeAdapter
 
 from popgpt.files import Folder, json_bytes
+from popgpt.redaction import shown
 
 FILE = "tracking.json"
 METRICS = "metrics.jsonl"
@@ -20,6 +24,11 @@ LONGEST_TAG = 5000
 Value = list[Any]
 """A number to record, as JSON takes it: its name, itself, its time in ms since 1970, its step."""
 
+Id = Annotated[str, Field(pattern=r"^[\w-]{1,128}$")]
+Status = Annotated[str, Field(pattern="^(completed|stopped|failed|interrupted)$")]
+Kind = Annotated[str, Field(pattern="^(metrics|tags|artifact|mark)$")]
+Unsent = Annotated[list[tuple[Kind, list[Any]]], BeforeValidator(lambda kept: kept if isinstance(kept, list) else [])]
+
 
 @dataclass
 class Identity:
@@ -28,19 +37,19 @@ class Identity:
     Every service gets the token with the run, so that a run whose id was lost is found again.
     """
 
-    uri: str
+    uri: str  # as `redaction.shown` has it: a password is in the environment alone
     experiment: str
     name: str
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     project: str = ""
     group: str | None = None  # the parent's name
-    parent: str | None = None  # the parent's id in MLflow
-    token: str = field(default_factory=lambda: uuid.uuid4().hex)
-    begun: int = field(default_factory=lambda: int(time.time() * 1000))  # ms since 1970
-    ids: dict[str, str] = field(default_factory=dict)  # by service
-    status: str | None = None  # how it ended; None while it runs
-    unsent: list[list[Any]] = field(default_factory=list)  # what W&B is still to be told: kind and data
+    parent: Id | None = None  # the parent's id in MLflow
+    token: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] = field(default_factory=lambda: uuid.uuid4().hex)
+    begun: Annotated[int, Field(ge=0, le=2**50)] = field(default_factory=lambda: int(time.time() * 1000))  # ms, of 1970
+    ids: dict[str, Id] = field(default_factory=dict)  # by service
+    status: Status | None = None  # how it ended; None while it runs
+    unsent: Unsent = field(default_factory=list)  # what W&B is still to be told
 
     def values(self, rows: Iterable[Mapping[str, Any]]) -> list[Value]:
         """The numbers of each row at its `iteration`; what is no number is left out.
@@ -49,25 +58,34 @@ class Identity:
         and MLflow keeps a value that is sent twice once.
         """
         return [
-            [name, value, self.begun + round(1000 * row.get("train_seconds", 0)), row["iteration"]]
+            [name, value, self.begun + round(1000 * (row.get("train_seconds") or 0)), row["iteration"]]
             for row in rows
             for name, value in flat_metrics(row).items()
         ]
 
-    def final(self, scores: Mapping[str, Any]) -> list[Value]:
-        """The numbers that a run ended with, as `final_<name>`, at their `iteration`, or 0 where they have none."""
-        return [[f"final_{name}", *rest] for name, *rest in self.values([{"iteration": 0, **scores}])]
+    def final(self, scores: Mapping[str, Any], split: str = "val") -> list[Value]:
+        """The numbers that a run ended with, at their `iteration`, or 0 where they have none. A name means one split:
+        `final_exact_match` is of val, `test_exact_match` of test, where `val_loss` is `test_loss`.
+        """
+        values = self.values([{"iteration": 0, **scores}])
+        if split == "val":
+            return [[f"final_{name}", *rest] for name, *rest in values]
+        return [[f"{split}_{name.removeprefix('val_')}", *rest] for name, *rest in values]
 
 
 def read(folder: Folder) -> Identity | None:
-    """The identity kept in a folder; None where there is none that can be read."""
+    """The identity kept in a folder; None where there is none, or what is there is none."""
     try:
-        kept = json.loads(folder.read(FILE))
-        found = Identity(**{f.name: kept[f.name] for f in fields(Identity) if f.name in kept})
-    except (OSError, ValueError, TypeError):
+        found = _schema().validate_json(folder.read(FILE), strict=True)
+    except (OSError, ValueError):
         return None
-    found.unsent = found.unsent if isinstance(found.unsent, list) else []  # an object before 0.1.0
+    found.uri = shown(found.uri)  # an object before 0.1.0 may hold a password
     return found
+
+
+@cache
+def _schema() -> TypeAdapter[Identity]:
+    return TypeAdapter(Identity)
 
 
 def write(folder: Folder, identity: Identity) -> None:
@@ -77,7 +95,9 @@ def write(folder: Folder, identity: Identity) -> None:
 
 
 def rows(folder: Folder, before: int | None = None) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, those of iterations under `before`; a line that was cut off is left out."""
+    """The rows of metrics.jsonl, those of iterations under `before`; a line that is none is left out, as one that was
+    cut off.
+    """
     try:
         content = folder.read_lines(METRICS)
     except FileNotFoundError:
@@ -86,7 +106,9 @@ def rows(folder: Folder, before: int | None = None) -> list[dict[str, Any]]:
     for line in content.splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
+            continue
+        if not isinstance(row, dict) or not _is_count(row.get("iteration")) or not _is_time(row.get("train_seconds")):
             continue
         if before is None or row["iteration"] < before:
             found.append(row)
@@ -95,14 +117,26 @@ def rows(folder: Folder, before: int | None = None) -> list[dict[str, Any]]:
 
 def flat_metrics(row: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a row under names that MLflow takes; the exact match of each operation as `exact_match/add`."""
-    flat = {
-        _name(key): float(value)
-        for key, value in row.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and key != "iteration"
-    }
-    for symbol, scores in (row.get("by_operation") or {}).items():
-        flat[f"exact_match/{SYMBOLS.get(symbol, _name(symbol))}"] = float(scores["exact_match"])
+    flat = {_name(key): float(value) for key, value in row.items() if _is_number(value) and key != "iteration"}
+    by_operation = row.get("by_operation")
+    for symbol, scores in by_operation.items() if isinstance(by_operation, Mapping) else ():
+        if isinstance(scores, Mapping) and _is_number(scores.get("exact_match")):
+            flat[f"exact_match/{SYMBOLS.get(symbol, _name(symbol))}"] = float(scores["exact_match"])
     return flat
+
+
+def _is_number(value: object) -> bool:
+    """Whether a double can hold it, infinities and NaN included."""
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1023)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_time(value: object) -> bool:
+    """Whether it may be a row's `train_seconds`, which a row need not have."""
+    return value is None or (_is_number(value) and 0 <= float(value) < 2**40)  # type: ignore[arg-type]
 
 
 def params_of(values: Mapping[str, Any]) -> dict[str, str]:

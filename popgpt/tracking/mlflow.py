@@ -13,13 +13,29 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from popgpt.config import UserError
 from popgpt.files import Folder
+from popgpt.redaction import one_line, shown
+from popgpt.stores import StoreError
 from popgpt.tracking.failure import failure
 from popgpt.tracking.identity import Identity, Value, rows
 
-STATUSES = {"completed": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+STATUSES = {
+    "running": "RUNNING",
+    "paused": "SCHEDULED",  # held by a scheduler until it goes on
+    "completed": "FINISHED",
+    "stopped": "KILLED",  # by a scheduler, before its end
+    "interrupted": "KILLED",
+    "failed": "FAILED",
+}
+SECONDS = ("train_seconds", "final_train_seconds")
+NOTE = "mlflow.note.content"  # MLflow's pages show it as the run's description
 TOKEN = "popgpt.token"
 DIGEST = "popgpt.sha256/"
+STALE = (
+    "Another trial won when the sweep went on. MLflow keeps the parameters of the earlier winner; "
+    "where those of `best_trial` differ, they are the tags `winner/...`."
+)
 METRICS_A_CALL = 1000
 TEXTS_A_CALL = 100
 ENVIRONMENT = {
@@ -33,8 +49,26 @@ ENVIRONMENT = {
 
 def sqlite_path(uri: str) -> Path | None:
     """The file of an SQLite store, absolute; None for another kind of store, and for SQLite's own `file:` names."""
-    path = uri.removeprefix("sqlite:///")
-    return Path(path).absolute() if uri != path and not path.startswith("file:") else None
+    path = uri.partition("?")[0].removeprefix("sqlite:///")
+    return Path(path).absolute() if uri.startswith("sqlite:///") and path and not path.startswith("file:") else None
+
+
+def make_store(path: Path) -> None:
+    """Make an SQLite store, whole or not at all: MLflow can't open one whose making was cut short."""
+    from mlflow import MlflowClient
+
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        open(new, "wb").close()  # where that is not allowed it is said at once; MLflow would try for half a minute
+        MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
+        try:
+            os.link(new, path)
+        except FileExistsError:  # another process was faster
+            pass
+        except OSError:  # a file system without hard links
+            os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 @dataclass
@@ -49,19 +83,20 @@ class Known:
 
 
 @contextmanager
-def reaching(uri: str) -> Iterator[None]:
-    """Raises ConnectionError, in one line, for what the client raises inside."""
+def reaching(uri: str, remedy: str = "") -> Iterator[None]:
+    """Raises ConnectionError, in one line, for what the client raises inside: of MLflow, of a database's driver, of a
+    store of artifacts. `remedy`: what to do about a refusal.
+    """
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
-        if not isinstance(error, MlflowException | SQLAlchemyError):
-            raise
+        if isinstance(error, StoreError) or getattr(error, "strerror", None):
+            raise  # this machine's, or that of the run's own folder
         told = failure(error)
         what = "refuses" if told["answered"] else "does not answer"
-        raise ConnectionError(f"MLflow at {uri} {what} ({told['error']})") from None
+        raise ConnectionError(f"MLflow at {one_line(shown(uri))} {what} ({told['error']}){remedy}") from None
 
 
 class Mlflow:
@@ -76,10 +111,13 @@ class Mlflow:
 
         for name in ("mlflow", "alembic", "urllib3.connectionpool"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised, and told in one line
-        path = sqlite_path(uri)
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            open(path, "ab").close()  # what cannot be written is said at once; MLflow would try for half a minute
+        self._store = sqlite_path(uri)
+        if self._store:
+            self._store.parent.mkdir(parents=True, exist_ok=True)
+            if self._store.exists():
+                open(self._store, "ab").close()
+            else:
+                make_store(self._store)
         self._client = MlflowClient(uri)
         self._runs: dict[str, Known] = {}
 
@@ -90,10 +128,8 @@ class Mlflow:
         run_id = self.find(run) if again else None
         if run_id is None:
             run_id = self.create(run)
-        elif self.known(run_id).status != "RUNNING":
-            self._client.update_run(run_id, "RUNNING")
-            self.known(run_id).status = "RUNNING"
-        self.describe(run_id, run.params, run.tags)
+        self.describe(run_id, run.params, {**run.tags, "status": "running"})
+        self._become(run_id, "running")
         return run_id
 
     def earlier(self, run: Identity, folder: str, before: int | None) -> None:
@@ -106,11 +142,18 @@ class Mlflow:
     def tags(self, run: Identity, tags: Mapping[str, str]) -> None:
         self.describe(run.ids["mlflow"], {}, tags)
 
+    def mark(self, run: Identity, status: str) -> None:
+        """Say that a run is running, or paused: held by a scheduler until it goes on."""
+        self._become(run.ids["mlflow"], status)
+
     def artifact(self, run: Identity, path: str, folder: str | None) -> None:
         self.store(run.ids["mlflow"], Path(path), folder)
 
-    def finish(self, run: Identity, status: str, values: Sequence[Value], tags: Mapping[str, str]) -> None:
+    def finish(
+        self, run: Identity, status: str, values: Sequence[Value], tags: Mapping[str, str], params: Mapping[str, str]
+    ) -> None:
         self.log(run.ids["mlflow"], values)
+        self.adopt(run.ids["mlflow"], params)
         self.end(run.ids["mlflow"], status, tags)
 
     # What they are made of
@@ -214,14 +257,43 @@ class Mlflow:
                 sent.append(name)
         return sent
 
-    def end(self, run_id: str, status: str, tags: Mapping[str, str]) -> bool:
-        """Say how the run ended: completed, stopped, failed or interrupted. Whether MLflow did not have that."""
+    def adopt(self, run_id: str, params: Mapping[str, str]) -> list[str]:
+        """Give a sweep's parent its winner's parameters. Returns the names of what MLflow did not have.
+
+        MLflow never changes a parameter. Where the sweep went on and another trial won, those that differ are tags,
+        `winner/<name>`, and the run's description says so.
+        """
+        known = self.known(run_id)
+        others = {key: value for key, value in params.items() if known.params.get(key, value) != value}
+        once = {key: value for key, value in params.items() if f"winner/{key}" in known.tags}
+        if not others and not once:
+            return self.describe(run_id, params, {})
+        return self.describe(run_id, params, {NOTE: STALE, **{f"winner/{k}": v for k, v in (once | others).items()}})
+
+    def end(self, run_id: str, status: str, tags: Mapping[str, str], at: int | None = None) -> bool:
+        """Say how the run ended: completed, stopped, failed or interrupted. Whether MLflow did not have that.
+
+        It ended when it had trained as many seconds as MLflow has of it, so that its duration is its own: not that
+        of a pause, nor of the time until somebody tells MLflow. What trains nothing ended `at` (ms since 1970), now
+        where that is not said.
+        """
         changed = self.describe(run_id, {}, {"status": status, **tags})
-        if self.known(run_id).status != STATUSES[status]:
-            self._client.set_terminated(run_id, STATUSES[status])
+        run = self._client.get_run(run_id)
+        trained = max((run.data.metrics[name] for name in SECONDS if name in run.data.metrics), default=None)
+        if trained is not None:
+            at = run.info.start_time + round(1000 * trained)
+        told = run.info.status == STATUSES[status]
+        if not told or (trained is not None and run.info.end_time != at):
+            self._client.set_terminated(run_id, STATUSES[status], at)
             self.known(run_id).status = STATUSES[status]
-            return True
-        return bool(changed)
+        return bool(changed) or not told
+
+    def _become(self, run_id: str, status: str) -> None:
+        """Say that a run is `running` or `paused`."""
+        self.describe(run_id, {}, {"status": status})
+        if self.known(run_id).status != STATUSES[status]:
+            self._client.update_run(run_id, STATUSES[status])
+            self.known(run_id).status = STATUSES[status]
 
     def _experiment(self, run: Identity) -> str:
         """The experiment's id, made or restored if need be. Artifacts of an SQLite store lie beside it, whatever
@@ -231,8 +303,7 @@ class Mlflow:
 
         found = self._client.get_experiment_by_name(run.experiment)
         if found is None:
-            path = sqlite_path(run.uri)
-            location = (path.parent / "mlartifacts").as_uri() if path else None
+            location = (self._store.parent / "mlartifacts").as_uri() if self._store else None
             try:
                 return str(self._client.create_experiment(run.experiment, location))
             except MlflowException:

@@ -15,27 +15,37 @@ from typing import Any
 
 from popgpt.config import Config
 from popgpt.files import Folder, absolute
+from popgpt.redaction import is_web, secrets, shown, without_secrets
 from popgpt.tracking import identity
 from popgpt.tracking.identity import Identity, params_of, tags_of
 from popgpt.tracking.mlflow import METRICS_A_CALL, sqlite_path
-from popgpt.tracking.sender import Operation, Sender
+from popgpt.tracking.sender import LABELS, Operation, Sender
 
 
 def tracking_uri() -> str:
     """Where runs are recorded: MLFLOW_TRACKING_URI, or mlflow.db here. An SQLite path is made absolute."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    path = sqlite_path(uri)
-    return f"sqlite:///{path}" if path else uri
+    path, query = sqlite_path(uri), uri.partition("?")[1:]
+    return "".join((f"sqlite:///{path}", *query)) if path else uri
 
 
 def ui_command(uri: str | None = None) -> str:
-    """The shell command that opens MLflow's pages for `uri` (default `tracking_uri()`)."""
+    """The shell command that opens MLflow's pages for `uri` (default `tracking_uri()`). It holds no secret: a browser
+    asks for a password itself, and `mlflow ui` takes the URI from the environment.
+    """
     uri = uri or tracking_uri()
     python = Path(sys.executable)
-    shown = str(python.relative_to(Path.cwd())) if python.is_relative_to(Path.cwd()) else str(python)
-    if uri.startswith(("http://", "https://")):
-        return shlex.join([shown, "-m", "webbrowser", uri])
-    return shlex.join([shown, "-m", "mlflow", "ui", "--backend-store-uri", uri])
+    module = [str(python.relative_to(Path.cwd())) if python.is_relative_to(Path.cwd()) else str(python), "-m"]
+    if is_web(uri):
+        return shlex.join([*module, "webbrowser", without_secrets(uri)])
+    if secrets(uri):
+        return f'MLFLOW_BACKEND_STORE_URI="$MLFLOW_TRACKING_URI" {shlex.join([*module, "mlflow", "ui"])}'
+    return shlex.join([*module, "mlflow", "ui", "--backend-store-uri", uri])
+
+
+def services() -> str:
+    """Whom runs of this process are recorded by, as a message names them."""
+    return " and ".join(dict.fromkeys(LABELS[service] for service, _ in _senders))
 
 
 @dataclass(eq=False)
@@ -81,15 +91,25 @@ class Run:
         self.identity.tags = {**self.identity.tags, **tags_of(tags)}
         self._put("start")
 
+    def mark(self, status: str) -> None:
+        """Say that the run is `paused`, held by a scheduler until it goes on, or `running` again."""
+        self._put("mark", status)
+
     def finish(
-        self, status: str, final: Mapping[str, Any] | None = None, tags: Mapping[str, Any] | None = None
+        self,
+        status: str,
+        final: Mapping[str, Any] | None = None,
+        tags: Mapping[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+        split: str = "val",
     ) -> None:
         """End the run: completed, stopped (by a scheduler), failed or interrupted. The numbers in `final` are recorded
-        as `final_<name>`, by operation as `final_exact_match/add`, at its `iteration`.
+        as `final_<name>`, by operation as `final_exact_match/add`, at its `iteration`; those of the test `split` as
+        `test_<name>`. `params`: parameters that are known only now, a sweep's winner's.
         """
         self._compare(None)
         self.identity.status = status
-        self._put("finish", status, self.identity.final(final or {}), tags_of(tags))
+        self._put("finish", status, self.identity.final(final or {}, split), tags_of(tags), params_of(params or {}))
 
     def keep(self) -> None:
         """Write tracking.json; a folder that is gone or full is no reason to stop."""
@@ -98,7 +118,7 @@ class Run:
         for one in self.senders:
             if one.service == "wandb":
                 left = one.unsent(self)
-                self.identity.unsent = [[o.kind, o.data] for o in left if o.kind not in ("start", "finish")]
+                self.identity.unsent = [(o.kind, o.data) for o in left if o.kind not in ("start", "finish")]
         with _writing, suppress(OSError):
             identity.write(self.folder, self.identity)
 
@@ -132,7 +152,7 @@ def start(
     what its metrics.jsonl holds from before the first row that is logged now is sent where MLflow does not have it.
     """
     uri, place = tracking_uri(), Folder(absolute(str(folder))) if folder else None
-    this = Identity(uri, experiment, name, params_of(params), tags_of(tags), config.wandb_project)
+    this = Identity(shown(uri), experiment, name, params_of(params), tags_of(tags), config.wandb_project)
     this.group = parent.identity.name if parent else None
     before = identity.read(place) if resume and place else None
     if before:

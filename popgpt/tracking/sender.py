@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 GATHER_SECONDS = 5.0
 RETRY_SECONDS = (2.0, 60.0)
 PATIENCE_SECONDS = 5.0
+LOOK_SECONDS = 1.0
 ARTIFACT_TRIES = 5
 NICENESS = 19  # training comes first
 LABELS = {"mlflow": "MLflow", "wandb": "W&B"}
@@ -34,8 +35,8 @@ LABELS = {"mlflow": "MLflow", "wandb": "W&B"}
 
 @dataclass(eq=False)
 class Operation:
-    """One thing to record: `kind` is start, earlier, metrics, tags, artifact or finish, a method of the service's;
-    `data` is its arguments, plain.
+    """One thing to record: `kind` is start, earlier, metrics, tags, mark, artifact or finish, a method of the
+    service's; `data` is its arguments, plain.
     """
 
     kind: str
@@ -47,20 +48,30 @@ Item = tuple["Run", Operation]
 
 
 class UnsentError(Exception):
-    """What the service, or nobody, answered. `refused`: it will not do to ask again. `answered`: the service did."""
+    """What the service, or nobody, answered. `refused`: it will not do to ask again. `answered`: the service did.
+    `relieved`: nobody did, as the process that had asked has been replaced.
+    """
 
-    def __init__(self, text: str, refused: bool = False, answered: bool = False):
+    def __init__(self, text: str, refused: bool = False, answered: bool = False, relieved: bool = False):
         super().__init__(text)
         self.refused = refused
         self.answered = answered
+        self.relieved = relieved
 
 
 class Helper:
-    """The process that talks to a service, as its owner sees it; it ends with its owner."""
+    """The process that talks to a service, as its owner sees it; it ends with its owner.
+
+    It runs at low priority while its owner trains, and at the owner's own from `hasten` on, when it is waited for.
+    """
 
     def __init__(self, service: str, uri: str):
         self._arguments = [service, uri]
         self._process: subprocess.Popen[str] | None = None
+        self._changing = threading.Lock()  # of a process's start and its priority
+        self._hastened = False
+        self._relieved = False
+        self._queued: tuple[float, float] | None = None  # of a process that stays last in line, as `queued` has it
 
     def ask(self, run: Identity, operation: Operation) -> Any:
         """Have one operation done; start the process first where there is none. Raises UnsentError."""
@@ -68,20 +79,53 @@ class Helper:
         try:
             if self._process is None or self._process.poll() is not None:
                 self.close()
-                self._process = self._begin()
+                self._begin()
+            assert self._process
             assert self._process.stdin
             assert self._process.stdout
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
         except (OSError, ValueError) as error:
-            raise UnsentError(str(error)) from None
+            raise UnsentError(str(error), relieved=self._relieved) from None
         if not line:
-            raise UnsentError("the process that sends has ended")
+            raise UnsentError("the process that sends has ended", relieved=self._relieved)
         answer = json.loads(line)
         if "error" in answer:
             raise UnsentError(answer["error"], answer["refused"], answer["answered"])
         return answer["id"]
+
+    def hasten(self) -> None:
+        """From now on the process is waited for: give it this process's own priority.
+
+        To lower a niceness takes a privilege. Without it, `relieve` looks whether the process gets its turn.
+        """
+        with self._changing:
+            first, self._hastened = not self._hastened, True
+            if first and self._process and self._process.poll() is None:
+                try:  # its whole group: each thread has a priority of its own, and W&B's does the work in a child
+                    os.setpriority(os.PRIO_PGRP, self._process.pid, os.getpriority(os.PRIO_PROCESS, 0))
+                except OSError:
+                    self._queued = queued(self._process.pid)
+
+    def relieve(self) -> None:
+        """Replace a process that could not be hastened and has mostly waited for a core since the last look: the next
+        one starts at this process's priority, and is asked again, as MLflow's may be. W&B's is left alone: nobody else
+        knows the runs that it has begun.
+        """
+        with self._changing:
+            if (
+                self._arguments[0] != "mlflow"
+                or self._queued is None
+                or self._process is None
+                or self._process.poll() is not None
+            ):
+                return
+            (then, before), now = self._queued, queued(self._process.pid)
+            self._queued = now
+            if now and now[1] - before > (now[0] - then) / 2:
+                self._queued, self._relieved = None, True
+                self._process.kill()
 
     def stop(self) -> None:
         """End the process at once, whatever it is at."""
@@ -96,18 +140,34 @@ class Helper:
                 if pipe:
                     pipe.close()
 
-    def _begin(self) -> subprocess.Popen[str]:
+    def _begin(self) -> None:
         root = str(Path(__file__).parents[2])
         paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-        return subprocess.Popen(
-            [sys.executable, "-c", "from popgpt.tracking.helper import main; main()", *self._arguments, str(NICENESS)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            encoding="utf-8",
-            env={**os.environ, "PYTHONPATH": paths},
-            process_group=0,  # Ctrl-C is for the run; what it leaves to say is still said
-        )
+        with self._changing:
+            self._relieved, self._queued = False, None
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", "from popgpt.tracking.helper import main; main()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                encoding="utf-8",
+                env={**os.environ, "PYTHONPATH": paths},
+                process_group=0,  # Ctrl-C is for the run; what it leaves to say is still said
+            )
+            if not self._hastened:
+                with suppress(OSError):  # it has ended
+                    nicest = max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0))
+                    os.setpriority(os.PRIO_PROCESS, self._process.pid, nicest)
+            assert self._process.stdin
+            self._process.stdin.write(json.dumps(self._arguments) + "\n")
+
+
+def queued(pid: int) -> tuple[float, float] | None:
+    """Now, and the seconds that a process's main thread has waited for a core until now; None where nobody counts."""
+    try:
+        return time.monotonic(), int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 class Sender:
@@ -143,6 +203,7 @@ class Sender:
             self._doubtful, self._failures = self._failures > 0, 0
             self._hurry = bool(self._queue)
             self._changed.notify_all()
+        self._helper.hasten()
 
     def wait(self, deadline: float) -> bool:
         """Until the queue is empty, an attempt has failed, or `deadline` (monotonic seconds), which comes early for a
@@ -150,14 +211,21 @@ class Sender:
         """
         with self._changed:
             patience = min(deadline, time.monotonic() + PATIENCE_SECONDS) if self._doubtful else deadline
-            self._changed.wait_for(lambda: self._settled() or not self._doubtful, patience - time.monotonic())
+            self._wait_for(lambda: self._settled() or not self._doubtful, patience)
             if not self._doubtful:
-                self._changed.wait_for(self._settled, deadline - time.monotonic())
+                self._wait_for(self._settled, deadline)
             sent = not self._queue and not any(run.refused.get(self.service) for run in self.runs)
             late = self._queue[0][0] if self._queue and not self._failures else None
         if late:
             self._warn(late, "has not answered in time")
         return sent
+
+    def _wait_for(self, true: Callable[[], bool], deadline: float) -> None:
+        """Until `true`, or `deadline`; meanwhile look whether the process that sends gets its turn."""
+        while (left := deadline - time.monotonic()) > 0:
+            if self._changed.wait_for(true, min(left, LOOK_SECONDS)):
+                return
+            self._helper.relieve()
 
     def _settled(self) -> bool:
         return self._failures > 0 or not self._queue
@@ -226,6 +294,8 @@ class Sender:
     def _after(self, error: UnsentError, items: list[Item]) -> bool:
         run, first = items[0]
         first.tries += 1
+        if error.relieved:
+            return True
         in_vain = error.refused or (first.kind == "artifact" and first.tries == ARTIFACT_TRIES)
         refuses = f"refuses the {first.kind} of {run.identity.name}"
         self._warn(run, f"{refuses if error.refused or error.answered else 'does not answer'} ({error})")

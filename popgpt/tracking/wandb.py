@@ -55,14 +55,19 @@ class Wandb:
     def tags(self, run: Identity, tags: Mapping[str, str]) -> None:
         self._run(run).config.update(dict(tags), allow_val_change=True)
 
+    def mark(self, run: Identity, status: str) -> None:
+        self.tags(run, {"status": status})
+
     def artifact(self, run: Identity, path: str, folder: str | None) -> None:
         root = Path(path)
         for file in [root] if root.is_file() else [f for f in root.rglob("*") if f.is_file()]:
             self._run(run).save(str(file), base_path=str(root.parent), policy="now")
 
-    def finish(self, run: Identity, status: str, values: Sequence[Value], tags: Mapping[str, str]) -> None:
+    def finish(
+        self, run: Identity, status: str, values: Sequence[Value], tags: Mapping[str, str], params: Mapping[str, str]
+    ) -> None:
         self.metrics(run, values)
-        self.tags(run, {"status": status, **tags})
+        self.tags(run, {**params, "status": status, **tags})
         self._run(run).finish(exit_code=int(status not in ("completed", "stopped")))
 
     def _run(self, run: Identity) -> Any:
