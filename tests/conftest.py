@@ -53,7 +53,7 @@ settings.load_profile("popgpt")
 
 # Variables that change what popgpt, or a library of its, does or prints.
 FOREIGN = (
-    *("AWS_", "LC_", "MLFLOW_", "RAY_", "TRAIN_", "TUNE_", "WANDB_", "GOMP_", "OMP_"),
+    *("AWS_", "LC_", "MLFLOW_", "RAY_", "TRAIN_", "TUNE_", "WANDB_", "OMP_"),
     *("CLICOLOR", "COLUMNS", "FORCE_COLOR", "LANG", "LINES", "NO_COLOR", "TTY_", "JUPYTER_"),
     *("PYTHONIOENCODING", "PYTHONUTF8", "PYTHONWARNINGS", "PYTHONSAFEPATH"),
     "PYTHONDONTWRITEBYTECODE",  # each of the hundreds of processes would compile popgpt anew
