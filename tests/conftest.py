@@ -125,10 +125,12 @@ class KeptRay:
         self._held = ExitStack()
         self._resources: Resources | None = None
 
-    def connected(self) -> AbstractContextManager[Resources]:
+    def connected(self, *fits: Callable[[Resources], object]) -> AbstractContextManager[Resources]:
         """As `session.connected`, but that what it yields outlasts the context."""
         if self._resources is None:
-            self._resources = self._held.enter_context(self.start())
+            self._resources = self._held.enter_context(self.start(*fits))
+        for fit in fits:
+            fit(self._resources)
         return nullcontext(self._resources)
 
     def close(self) -> None:
@@ -150,9 +152,15 @@ def one_ray_at_a_time(kept_ray: KeptRay) -> None:
 
 
 @pytest.fixture
-def shared_ray(kept_ray: KeptRay, monkeypatch: pytest.MonkeyPatch) -> KeptRay:
-    """The Ray that sweeps and groups of this process run on, for tests to which it is nothing who has started it."""
-    monkeypatch.setattr("popgpt.cluster.session.connected", kept_ray.connected)
+def shared_ray(request: pytest.FixtureRequest, kept_ray: KeptRay, monkeypatch: pytest.MonkeyPatch) -> KeptRay:
+    """The Ray that sweeps of this process run on, for tests to which it is nothing who has started it.
+
+    Slow ones share none: they start commands, to which the environment of a Ray of this process's is foreign.
+    """
+    if request.node.get_closest_marker("slow"):
+        kept_ray.close()
+    else:
+        monkeypatch.setattr("popgpt.cluster.session.connected", kept_ray.connected)
     return kept_ray
 
 

@@ -195,9 +195,7 @@ def check_finalists_in_mlflow(finalists: dict[str, Any], went_on: list[str]) -> 
 
 
 @pytest.mark.slow
-def test_a_sweep_killed_between_trials_and_finalists_goes_on(
-    here: Path, own_ray: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sweep_killed_between_trials_and_finalists_goes_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["space.yaml", "finalists=1", "finalist_seeds=1", "d_model=8", "num_samples=3", "mlflow_log=false"]
 
     def killed(*_: Any) -> None:
@@ -528,7 +526,7 @@ def test_starting_anew_keeps_the_old_sweep(here: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("interrupted", [False, True], ids=["to its end", "Ctrl-C"])
-def test_trials_of_two_workers_leave_nothing_on_a_ray_of_others(here: Path, own_ray: None, interrupted: bool) -> None:
+def test_trials_of_two_workers_leave_nothing_on_a_ray_of_others(here: Path, interrupted: bool) -> None:
     """Four on two cores, so that a place which is not given back ends in a wait without end."""
     words = ["workers=2", "resources.cpus_per_trial=2", "eval_interval=3", "asha.grace_period=3", "mlflow_log=false"]
     words += ["max_iters=100000", "eval_interval=100000", "asha=null"] if interrupted else []
@@ -583,7 +581,7 @@ def test_a_trial_that_takes_more_than_its_share_of_a_gpu_fails_alone(
 
 
 @pytest.mark.slow
-def test_a_trial_whose_supervisor_is_killed_gives_its_place_back(here: Path, own_ray: None) -> None:
+def test_a_trial_whose_supervisor_is_killed_gives_its_place_back(here: Path) -> None:
     """On a Ray without a dashboard, whose own cleaner needs one."""
     words = ["workers=2", "resources.cpus_per_trial=2", "asha=null", "d_model=8", "num_samples=1"]
     words += [
