@@ -19,6 +19,7 @@ from statistics import mean, median, quantiles
 from typing import Any
 
 from popgpt import tune
+from popgpt.cli import run
 from popgpt.progress import describe_exact_match
 from popgpt.sweep.asha import AshaScheduler, scheduler
 from popgpt.sweep.record import FILE, Record, read
@@ -154,4 +155,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run(lambda _: main(sys.argv[1:]))

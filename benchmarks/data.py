@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from popgpt.cli import run
 from popgpt.config import Config, make_config
 from popgpt.data.batches import Rows, batch_at, make_rows
 from popgpt.data.calculator import Calculator
@@ -163,4 +164,4 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run(lambda _: main(sys.argv[1:]))

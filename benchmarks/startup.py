@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+from popgpt.cli import run
+
 ENTRIES = ("train", "tune", "prepare", "evaluate", "sample", "explain", "track")
 RUNS = 9
 
@@ -33,4 +35,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(lambda _: main())

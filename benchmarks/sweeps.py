@@ -23,6 +23,7 @@ import yaml
 from ray import tune
 
 from benchmarks.workers import machine, spread
+from popgpt.cli import run
 from popgpt.cluster.group import train_on_workers
 from popgpt.cluster.placement import place
 from popgpt.cluster.session import Resources, connected
@@ -117,4 +118,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run(lambda _: main(sys.argv[1:]))

@@ -18,6 +18,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+from popgpt.cli import run
 from tests.services import Proxy, server
 
 KINDS = ("none", "answers", "returns", "slow")
@@ -74,4 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(lambda _: main())

@@ -22,6 +22,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import ray
 
+from popgpt.cli import run
 from popgpt.cluster.group import train_on_workers
 from popgpt.cluster.session import ENVIRONMENT, connected
 from popgpt.config import Config, load_config
@@ -91,4 +92,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run(lambda _: main(sys.argv[1:]))

@@ -17,6 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 
 from benchmarks.workers import CONFIG, machine, own_ray
+from popgpt.cli import run
 from popgpt.cluster.group import train_on_workers
 from popgpt.config import Config, load_config
 from popgpt.data.dataset import ensure_dataset
@@ -54,4 +55,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run(lambda _: main(sys.argv[1:]))

@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
 
+    from popgpt.data.batches import line_room
     from popgpt.training.checkpoint import open_model
     from popgpt.training.evaluation import evaluate_split
     from popgpt.training.world import pick_device
@@ -42,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         scores = score_file(model, state, Path(args.file), args.data_dir)
     else:
         dataset = open_its_dataset(state, args.data_dir)
-        scores = {"split": args.split, **evaluate_split(model, dataset, args.split)}
+        too_long = dataset.meta.count_longer(args.split, line_room(model.config))
+        scores = {"split": args.split, **evaluate_split(model, dataset, args.split), "lines_too_long": too_long}
     if args.json:
         print(json.dumps(scores, indent=2))
     else:
@@ -72,6 +74,7 @@ def score_file(model: GPT, state: dict[str, Any], path: Path, data_dir: str | No
     """
     import numpy as np
 
+    from popgpt.data.batches import line_room
     from popgpt.data.lines import split_line
     from popgpt.training.evaluation import answer_lines, count_exact, exact_match_metrics
 
@@ -85,6 +88,7 @@ def score_file(model: GPT, state: dict[str, Any], path: Path, data_dir: str | No
     return {
         "file": str(path),
         **exact_match_metrics(count_exact(lines, right, separator, symbols), symbols),
+        "lines_too_long": sum(len(line) > line_room(model.config) for line in lines),
         "seen_in_training": int(np.count_nonzero(seen)),
         "seen_counts": "prompts and their twins" if train.meta.generator == "calculator" else "prompts",
         "unseen": exact_match_metrics(unseen_counts, symbols),
@@ -109,17 +113,15 @@ def read_lines(path: Path, separator: str) -> dict[int, str]:
 
     Raises UserError where one has no separator or no answer.
     """
+    from popgpt.data.files import ended, read_bytes
     from popgpt.data.lines import split_line
 
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
+        text = ended(read_bytes(str(path))).decode()
     except UnicodeDecodeError as error:
         number = error.object.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}: line {number}: not UTF-8: convert the file to UTF-8") from None
-    ended = enumerate((line.removesuffix("\r") for line in text.split("\n")), 1)
-    lines = {number: line for number, line in ended if line}
+    lines = {number: line for number, line in enumerate(text.split("\n"), 1) if line}
     if not lines:
         raise UserError(f"{path}: holds no lines")
     for number, line in lines.items():
@@ -135,6 +137,8 @@ def print_scores(scores: Scores) -> None:
     print(f"{scores.get('split') or scores.get('file')}: {describe_exact_match(scores)}")
     for symbol, part in scores["by_operation"].items():
         print(f"  {symbol}  {part['exact_match']:.2%} [{part['low']:.2%}, {part['high']:.2%}] of {part['n']:,}")
+    if too_long := scores["lines_too_long"]:
+        print(f"{too_long:,} of these lines are too long for the model's block_size, and count as wrong")
     if "unseen" in scores:
         twins = ", themselves or as a twin (2+1 of 1+2)" if "twins" in scores["seen_counts"] else ""
         print(f"{scores['seen_in_training']:,} of these prompts are in the training split{twins}; on the others:")

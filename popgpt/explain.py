@@ -86,7 +86,7 @@ def sight(config: Config, dataset: Dataset, rows: Rows) -> list[str | Text]:
     """What training sees: a few rows, what is learned of them, and how full they are."""
     import numpy as np
 
-    from popgpt.data.batches import IGNORE_INDEX
+    from popgpt.data.batches import IGNORE_INDEX, describe_too_long
 
     counted = min(rows.rows_per_epoch, COUNTED_ROWS)
     batch = rows.at(np.arange(counted))
@@ -94,7 +94,7 @@ def sight(config: Config, dataset: Dataset, rows: Rows) -> list[str | Text]:
     learned = (batch.targets != IGNORE_INDEX).sum() / counted
     each = config.rows_per_iteration
     epochs = config.max_iters * each / rows.rows_per_epoch
-    left_out = f"{rows.lines_left_out:,} lines are longer than block_size and left out" if rows.lines_left_out else ""
+    too_long = describe_too_long(config, dataset.meta)
     return [
         f"rows of dataset {dataset.path}, the learned characters in green and [brackets]",
         *(show_row(batch, row, dataset.meta.vocabulary) for row in range(min(SHOWN_ROWS, counted))),
@@ -102,7 +102,7 @@ def sight(config: Config, dataset: Dataset, rows: Rows) -> list[str | Text]:
         f"{each} rows",
         f"  {1 - tokens / config.block_size:.1%} of positions are padding; an epoch is {rows.rows_per_epoch:,} rows, "
         f"{config.max_iters:,} iterations are {epochs:.1f} epochs",
-        *([f"  {left_out}"] if left_out else []),
+        *([f"  {too_long}"] if too_long else []),
     ]
 
 

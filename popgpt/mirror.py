@@ -32,7 +32,7 @@ class Mirror:
     def __init__(self, record: Record, out_dir: Path, dataset: Dataset, base: Config, resume: bool):
         self._record = record
         self._out_dir = out_dir
-        self._fingerprint = dataset.meta.fingerprint
+        self._meta = dataset.meta
         self._resume = resume
         self._parent = self._start(out_dir.name, base, None, out_dir, resume)
         self._runs: dict[str, Run] = {}
@@ -40,6 +40,7 @@ class Mirror:
 
     def _start(self, name: str, config: Config, trial: str | None, folder: Path, resume: bool) -> Run:
         from popgpt import tracking
+        from popgpt.data.batches import count_left_out
 
         return tracking.start(
             config,
@@ -51,7 +52,8 @@ class Mirror:
                 "trial": trial,
                 "finalist": self._record.finalist_of(trial) if trial else None,
                 "search_space": self._record.sweep.source,
-                "dataset_fingerprint": self._fingerprint,
+                "dataset_fingerprint": self._meta.fingerprint,
+                "lines_left_out": count_left_out(config, self._meta) if trial else None,
             },
             parent=self._parent if trial else None,
             folder=folder,

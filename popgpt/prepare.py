@@ -63,7 +63,7 @@ def _own_lines(given: argparse.Namespace) -> tuple[Path, Source, Plan]:
         raise UserError(f"{given.config}: --from-text takes no config; name the dataset with --dataset NAME")
     if given.dataset is None:
         raise UserError("--from-text needs a name for the dataset: --dataset NAME")
-    if len(given.separator) != 1 or given.separator in "\r\n":
+    if len(given.separator) != 1 or given.separator in "\r\n" or "\ud800" <= given.separator <= "\udfff":
         raise UserError(f"--separator {given.separator!r} should be one character, and not a newline")
     values = {"dataset": given.dataset, "data_dir": given.data_dir, "data_seed": given.seed}
     path = dataset_path(make_config(values, "arguments"))
@@ -86,13 +86,14 @@ def _notes(contents: Contents, separator: str) -> Iterator[str]:
     if contents.blank:
         yield f"left out    {contents.blank:>12,} blank lines"
     for trouble in contents.troubles:
-        yield f"left out    {len(trouble.numbers):>12,} lines {trouble.reason}: {numbered(trouble.numbers)}"
+        where = numbered(trouble.numbers, trouble.unit)
+        yield f"left out    {len(trouble.numbers):>12,} lines {trouble.reason}: {where}"
     repeats = find_repeats(contents, separator)
     if repeats.lines:
         yield f"repeated    {repeats.lines:>12,} lines say again what an earlier one says"
     if len(repeats.conflicts):
         first = ", ".join(f"{a} and {b}" for a, b in repeats.conflicts[:5])
-        yield f"conflicts   {len(repeats.conflicts):>12,} prompts with several answers: lines {first}"
+        yield f"conflicts   {len(repeats.conflicts):>12,} prompts with several answers: {contents.unit}s {first}"
 
 
 def _prepare(path: Path, source: Source, plan: Plan, force: bool) -> tuple[Dataset, bool]:

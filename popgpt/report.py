@@ -26,14 +26,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def write(out_dir: Path) -> None:
-    """Replace OUT/report.html and OUT/report.md by what sweep.json says now. Raises UserError and OSError."""
-    from popgpt.files import read_json, write_atomic
-    from popgpt.sweep import record
+    """Replace OUT/report.html and OUT/report.md by what the sweep has recorded. Raises UserError and OSError."""
+    from popgpt.files import write_atomic
+    from popgpt.sweep import stored
     from popgpt.sweep.report.importance import study
     from popgpt.sweep.report.markdown import markdown
     from popgpt.sweep.report.page import page
 
-    content = read_json(out_dir / record.FILE)
+    content = stored.read(out_dir)
     found = study(content)
     for name, draw in ((HTML, page), (MARKDOWN, markdown)):
         write_atomic(out_dir / name, draw(content, found, str(out_dir)).encode("utf-8", "replace"))

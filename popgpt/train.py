@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from popgpt.data.dataset import Dataset
     from popgpt.tracking import Run
 
+logger = logging.getLogger("popgpt")
 Row = dict[str, Any]
 Fit = Callable[["Dataset", Callable[[Row], None], Callable[[], bool]], Row]
 
@@ -42,18 +44,24 @@ def worker_words(workers: str | None) -> list[str]:
 
 def train(config: Config, local: bool) -> Row:
     """Prepare what is missing, train, and record it. Returns what result.json holds."""
-    from popgpt.data.dataset import ensure_dataset
+    from popgpt.data.batches import describe_too_long
+    from popgpt.data.dataset import ensure_dataset, find_dataset
     from popgpt.files import Folder
     from popgpt.progress import TrainingProgress, stop_on_interrupt
     from popgpt.training import folder
+    from popgpt.training.run import check_can_begin
 
     run_folder = Folder(config.out_dir)
     with folder.told_of_store(run_folder):
         going_on = folder.holds_unfinished(config)
+        folder.check_place(run_folder)
+        check_can_begin(config, find_dataset(config))
     with folder.told_of_store(run_folder), ready_alone(config) if local else ready_on_ray(config) as fit:
         dataset = ensure_dataset(config)
         with folder.claimed(run_folder, folder.DRIVER_LOCK, patience=0):
             going_on = going_on or folder.holds_unfinished(config)  # another command may have been faster
+            if too_long := describe_too_long(config, dataset.meta):
+                logger.warning("%s", too_long)
             record = begin_record(config, dataset, going_on)
             with ended(record, config) as end, TrainingProgress(config) as progress, stop_on_interrupt() as should_stop:
 
@@ -68,6 +76,7 @@ def train(config: Config, local: bool) -> Row:
 def begin_record(config: Config, dataset: Dataset, going_on: bool) -> Run:
     """Begin to record the run; with `going_on`, go on with the record that it has."""
     from popgpt import tracking
+    from popgpt.data.batches import count_left_out
     from popgpt.files import Folder
     from popgpt.training import folder
 
@@ -79,7 +88,10 @@ def begin_record(config: Config, dataset: Dataset, going_on: bool) -> Run:
         experiment=config.experiment or config.dataset,
         name=config.wandb_run_name or run_folder.name,
         params=config.model_dump(),
-        tags={"dataset_fingerprint": dataset.meta.fingerprint},
+        tags={
+            "dataset_fingerprint": dataset.meta.fingerprint,
+            "lines_left_out": count_left_out(config, dataset.meta),
+        },
         folder=config.out_dir,
         resume=going_on,
     )
@@ -128,8 +140,11 @@ def ready_on_ray(config: Config) -> Iterator[Fit]:
     from popgpt.cluster import session
     from popgpt.cluster.group import train_on_workers
 
-    with session.connected() as resources:
-        each = resources.per_worker(config.workers, config.device, config.min_workers)
+    def each_of(has: session.Resources) -> dict[str, float]:
+        return has.per_worker(config.workers, config.device, config.min_workers)
+
+    with session.connected(each_of) as resources:
+        each = each_of(resources)
         yield lambda dataset, report, should_stop: train_on_workers(config, each, report, should_stop)
 
 

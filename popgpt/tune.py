@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from popgpt.cluster.session import Resources
     from popgpt.data.dataset import Dataset
     from popgpt.mirror import Mirror
+    from popgpt.sweep import space
     from popgpt.sweep.asha import AshaScheduler
     from popgpt.sweep.record import Record
     from popgpt.sweep.space import Sweep
@@ -59,20 +60,25 @@ def tune(sweep: Sweep, resume: bool, force: bool, retry_failed: bool) -> int:
     """Run the sweep's trials and finalists, score the winner on the test split, tell. Returns the exit code."""
     from popgpt import report, tracking
     from popgpt.cluster import session
+    from popgpt.cluster.placement import place
     from popgpt.data.dataset import ensure_dataset
+    from popgpt.files import Folder
     from popgpt.mirror import Mirror
+    from popgpt.training.folder import check_place
 
     started = time.monotonic()
     if is_uri(sweep.out_dir):
         raise UserError(f"out_dir={sweep.out_dir} should be a path: of a sweep, only this machine's or a shared one's")
     out_dir = Path(sweep.out_dir).resolve()
     record = begin(sweep, out_dir, resume, force, retry_failed)
+    check_place(Folder(out_dir))
     base = cli.absolute(sweep.config())
     dataset = ensure_dataset(base)
     check_some_can_run(record, dataset)
+    warn_of_long_lines(record, dataset)
     scheduler = asha_of(record)
     winner, status = None, "failed"
-    with session.connected() as resources:
+    with session.connected(lambda has: place(*demands(record, has), len(record.trials))) as resources:
         placed = placer(record, resources)
         make_place(out_dir, resume)
         record.write(out_dir)
@@ -151,8 +157,9 @@ def recall(record: Record, out_dir: Path, name: str, before: float = float("inf"
 
 
 def check_some_can_run(record: Record, dataset: Dataset) -> None:
-    """Raises UserError, the first trial's, where the dataset makes rows for no trial's config."""
+    """Raises UserError, the first trial's, where no trial's config gets rows of the dataset, and weights to start."""
     from popgpt.data.batches import make_rows
+    from popgpt.training.run import given_weights
 
     refusals = []
     for name in record.open_trials():
@@ -161,11 +168,23 @@ def check_some_can_run(record: Record, dataset: Dataset) -> None:
         try:
             config = record.sweep.config(record.trials[name]["config"])
             make_rows(config, dataset, "train", config.seed)
+            given_weights(config, dataset)
             return
         except UserError as error:
             refusals.append(error)
     if refusals:
         raise refusals[0]
+
+
+def warn_of_long_lines(record: Record, dataset: Dataset) -> None:
+    """Say, once for all trials, how many lines are too long for the smallest of their block_sizes."""
+    from popgpt.data.batches import describe_too_long, line_room
+    from popgpt.data.meta import SPLITS
+
+    configs = sorted((record.sweep.config(parameters) for parameters in record.drawn), key=line_room)
+    if too_long := describe_too_long(configs[0], dataset.meta, SPLITS):
+        some = "in some trials " if line_room(configs[0]) < line_room(configs[-1]) else ""
+        logger.warning("%s%s", some, too_long)
 
 
 def asha_of(record: Record) -> AshaScheduler | None:
@@ -184,6 +203,7 @@ def asha_of(record: Record) -> AshaScheduler | None:
                 judged = [scheduler.judge(name, row) for row in trial["metrics"]]
                 if not all(judged) and ranking.iterations(trial) < record.sweep.max_t:
                     record.take(name, "paused" if scheduler.holds(name) else "ended", {}, scheduler.reason(name))
+    record.asha = scheduler.state() if scheduler else None
     return scheduler
 
 
@@ -209,8 +229,7 @@ def placer(record: Record, resources: Resources) -> Callable[[int], Placement]:
     from popgpt.cluster.placement import GpuMemory, place, shares_gpus, too_tight
     from popgpt.training.probe import largest
 
-    base, count = record.sweep.config(), len(record.trials)
-    how = (record.sweep.resources, resources, base.workers, base.device)
+    how, count = demands(record, resources), len(record.trials)
     if record.gpu is None and shares_gpus(*how, count):
         config = largest([record.sweep.config(parameters) for parameters in record.drawn])
         record.gpu = trials.probe_gpu(cli.absolute(config))
@@ -218,6 +237,12 @@ def placer(record: Record, resources: Resources) -> Callable[[int], Placement]:
     if warning := too_tight(place(*how, count, memory), memory):
         logger.warning("%s", warning)
     return lambda count: place(*how, count, memory)
+
+
+def demands(record: Record, has: Resources) -> tuple[space.Resources, Resources, int, str]:
+    """What `place` is to know of a sweep's trials, but for their number."""
+    base = record.sweep.config()
+    return record.sweep.resources, has, base.workers, base.device
 
 
 def run_all(
@@ -249,14 +274,13 @@ def run_all(
                     untold = recall(record, out_dir, name, before=what["rows"][0]["iteration"])
                     what = {**what, "rows": [*untold, *what["rows"]]}
                 record.take(name, event, what, judge.reason(name) if judge else None)
-                record.asha = scheduler.state() if scheduler else None
-                record.write(out_dir)
+                record.note(out_dir, name, what.get("rows", ()), scheduler.changes() if scheduler else {})
                 mirror.take(name, event, what)
                 progress(name, event)
 
             def config_of(name: str) -> Row:
                 if record.propose(name):
-                    record.write(out_dir)
+                    record.note(out_dir, name, (), {})
                 return trial_config(record, out_dir, name).model_dump()
 
             ahead = not isinstance(judge, asha.PromotingScheduler) and not record.planned()

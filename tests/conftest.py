@@ -125,12 +125,12 @@ class KeptRay:
         self._held = ExitStack()
         self._resources: Resources | None = None
 
-    def connected(self, *fits: Callable[[Resources], object]) -> AbstractContextManager[Resources]:
+    def connected(self, fits: Callable[[Resources], object] = lambda has: None) -> AbstractContextManager[Resources]:
         """As `session.connected`, but that what it yields outlasts the context."""
         if self._resources is None:
-            self._resources = self._held.enter_context(self.start(*fits))
-        for fit in fits:
-            fit(self._resources)
+            self._resources = self._held.enter_context(self.start(fits))
+        else:
+            fits(self._resources)
         return nullcontext(self._resources)
 
     def close(self) -> None:

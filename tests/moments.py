@@ -60,7 +60,7 @@ SAMPLE = [Moment("starting", 0), Moment("training", 1), Moment("evaluating", 0),
 def rows(config: Config) -> int:
     """How many rows were logged."""
     try:
-        return Folder(config.out_dir).read(folder.METRICS).count(b"\n")
+        return Folder(config.out_dir).read_lines(folder.METRICS).count(b"\n")
     except FileNotFoundError:
         return 0
 

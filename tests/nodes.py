@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import signal
+import struct
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -80,8 +83,88 @@ def descends(pid: int, ancestor: int) -> bool:
     while pid > 1:
         if pid == ancestor:
             return True
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        pid = parent(pid)
     return False
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@contextmanager
+def listening() -> Iterator[set[tuple[str, str]]]:
+    """What `listeners` found meanwhile; filled in as time goes on."""
+    found: set[tuple[str, str]] = set()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.3):
+            found.update(listeners())
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        looking.join()
+        found.update(listeners())
+
+
+def listeners() -> set[tuple[str, str]]:
+    """Where this process and its descendants listen, as (title and pid, host:port)."""
+    sockets = {f"socket:[{inode}]": address for inode, address in listening_sockets().items()}
+    found = set()
+    for pid in family(os.getpid()):
+        with suppress(OSError):
+            files = set(map(target, Path(f"/proc/{pid}/fd").iterdir()))
+            title = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").strip("\0 ")
+            found |= {(f"{title} {pid}", sockets[file]) for file in files & sockets.keys()}
+    return found
+
+
+def target(link: Path) -> str:
+    """What a link leads to; nothing where it is gone."""
+    with suppress(OSError):
+        return os.readlink(link)
+    return ""
+
+
+def family(pid: int) -> set[int]:
+    """A process and all its descendants."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            children.setdefault(parent(int(entry.name)), []).append(int(entry.name))
+    found, new = set(), [pid]
+    while new:
+        found.add(last := new.pop())
+        new += children.get(last, [])
+    return found
+
+
+def listening_sockets() -> dict[str, str]:
+    """host:port of all TCP sockets of this machine that listen, by inode."""
+    found = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_ = fields = line.split()
+            host, port = local.split(":")
+            if int(state, 16) == 10:  # TCP_LISTEN
+                words = struct.unpack(f"<{len(host) // 8}I", bytes.fromhex(host))
+                found[fields[9]] = f"{plain_host(struct.pack(f'>{len(words)}I', *words))}:{int(port, 16)}"
+    return found
+
+
+def plain_host(packed: bytes) -> str:
+    """An address as text; one of IPv4 in IPv6's clothes as itself."""
+    address = ipaddress.ip_address(packed)
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def exposed(found: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Of what `listeners` found, what other machines reach."""
+    return {each for each in found if not ipaddress.ip_address(each[1].rpartition(":")[0]).is_loopback}
 
 
 def opened(pid: int) -> set[tuple[int, int]]:

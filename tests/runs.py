@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from popgpt.config import Config
+from popgpt.config import Config, make_config, merge
 from popgpt.files import Folder
+from popgpt.model.gpt import GPT
 from popgpt.training import checkpoint, folder
 from popgpt.training.loop import Row
+from popgpt.training.optim import ALONE, make_optimizers
+from popgpt.training.run import Run, capture
 
 PASSING = ("config", "checkpoint", "lines_per_second")  # of a state or result.json: what differs by place or time
 
@@ -56,3 +60,24 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return list(map(plain, value))
     return value
+
+
+SMALL = {"n_layer": 1, "d_model": 8, "d_head": 8, "block_size": 8, "max_iters": 100, "warmup_iters": 2}
+CHARACTERS = "\n+0123456789="
+SCORES = {"val_loss": 1.5, "token_accuracy": 0.5, "exact_match": 0.25, "by_operation": {"+": {"exact_match": 0.25}}}
+
+
+def some_state(iteration: int, **over: Any) -> Row:
+    """The state of a small run after `iteration` steps on made-up gradients. over: of its config."""
+    config = make_config(merge(SMALL, over))
+    model = GPT(config, len(CHARACTERS))
+    run = Run(model, make_optimizers(model, config, ALONE), iteration=iteration)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    for optimizer in run.optimizers if iteration else ():
+        optimizer.step()
+    run.scores = {"iteration": iteration, **SCORES} if iteration else None
+    meta: Any = SimpleNamespace(
+        vocabulary=SimpleNamespace(characters=CHARACTERS), separator="=", symbols="+", longest_answer=3, fingerprint="f"
+    )
+    return capture(run, config, SimpleNamespace(meta=meta))  # type: ignore[arg-type]

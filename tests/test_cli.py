@@ -154,6 +154,17 @@ def test_output_that_nobody_reads_ends_quietly(body: str) -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+def test_a_generator_of_lines_that_nobody_reads_on_ends_quietly() -> None:
+    command = [sys.executable, "-m", "popgpt.data.dates"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        first = process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (first, process.returncode, said) == ("1 January 1900=1900-01-01\n", 141, "")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("body", ["print('x')", "print('x', flush=True)", "print('x' * 10**6)"])
 def test_a_full_disk_is_one_line(body: str) -> None:

@@ -74,8 +74,8 @@ def test_lines_that_cannot_be_read_are_named(tmp_path: Path, data: bytes, said: 
 
 def test_lines_end_where_they_do_for_prepare(tmp_path: Path) -> None:
     path = tmp_path / "lines.txt"
-    path.write_bytes("\ufeffa\x0c=1\r\n\r\nb\u2028\x85=\r2\r\r\nc=3\r".encode())
-    assert evaluate.read_lines(path, "=") == {1: "a\x0c=1", 3: "b\u2028\x85=\r2\r", 4: "c=3"}
+    path.write_bytes("\ufeffa\x0c=1\r\n\r\nb\u2028\x85=2\rc=3\r\r\nd=4\r".encode())
+    assert evaluate.read_lines(path, "=") == {1: "a\x0c=1", 3: "b\u2028\x85=2", 4: "c=3", 6: "d=4"}
 
 
 def test_a_missing_file_is_named_once(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pyarrow.fs import LocalFileSystem
 
 from popgpt.cli import absolute
 from popgpt.config import UserError, load_config
-from popgpt.files import Folder
+from popgpt.files import FULL, Folder, LineFile, merged, parse_json
 from popgpt.stores import StoreError, plain
 from tests.s3 import Server
 
@@ -162,3 +162,134 @@ def test_a_complaint_is_one_line_with_what_to_do_first() -> None:
     assert said.startswith("the store refuses access; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY should be")
     assert said.endswith("(When testing: AWS Error ACCESS_DENIED during HeadBucket operation: No.)")
     assert plain("something else\nat length") == "something else"
+
+
+def test_a_file_of_lines_grows(folder: Folder) -> None:
+    folder.make()
+    file, lines = LineFile(folder, "rows.jsonl"), [f"line {number}\n" for number in range(FULL + 4)]
+    file.begin(lines[:2])
+    for number, line in enumerate(lines[2:], 3):
+        file.add(line)
+        file.keep(len(file))
+        assert folder.read_lines("rows.jsonl").decode() == "".join(lines[:number])
+    file.keep(len(file), whole=True)
+    assert folder.names() == {"rows.jsonl"}
+    assert folder.read("rows.jsonl").decode() == "".join(lines)
+    file.begin(lines[:1])
+    assert (folder.names(), folder.read("rows.jsonl").decode()) == ({"rows.jsonl"}, lines[0])
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Folder:
+    """A folder of a file system that is no path here."""
+    other = Folder("hdfs://host/run")
+    other.__dict__["_store"] = (LocalFileSystem(), str(tmp_path / "other"))
+    other.make()
+    return other
+
+
+def grow(folder: Folder, count: int, a_time: int = 1) -> None:
+    """Keep `count` lines in a new file, so many at a time."""
+    file = LineFile(folder, "rows.jsonl")
+    file.begin([])
+    for number in range(count):
+        file.add(f"line {number}\n")
+        if (number + 1) % a_time == 0:
+            file.keep(len(file))
+
+
+def test_a_kill_between_any_two_changes_of_a_store_loses_no_line(
+    elsewhere: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was kept before is there, in its place, and nothing else but what was being kept."""
+    monkeypatch.setattr("popgpt.files.FULL", 3)
+    count = 3 * 3 + 3
+    whole = [f"line {number}\n" for number in range(count)]
+    for fatal in range(1, 200):
+        changes, kept = 0, 0
+
+        def change(act: Callable[..., None], *arguments: object, last: int = fatal) -> None:
+            nonlocal changes
+            changes += 1
+            if changes == last:
+                raise Killed
+            act(elsewhere, *arguments)
+
+        with monkeypatch.context() as patched:
+            for name in ("write", "remove"):
+                act = getattr(Folder, name)
+                patched.setattr(Folder, name, lambda folder, *words, act=act: change(act, *words))
+            file = LineFile(elsewhere, "rows.jsonl")
+            try:
+                file.begin([])
+                for kept in range(count):
+                    file.add(whole[kept])
+                    file.keep(kept + 1)
+            except Killed:
+                pass
+            else:
+                break
+        found = elsewhere.read_lines("rows.jsonl").decode() if changes > 1 else ""
+        assert found in ("".join(whole[:kept]), "".join(whole[: kept + 1])), fatal
+        LineFile(elsewhere, "rows.jsonl").begin([])
+        assert elsewhere.names() == {"rows.jsonl"}
+    assert changes > count, "the last one was not killed, and had removed some"
+
+
+def test_what_a_growing_file_costs_a_store_is_a_few_times_its_size(
+    elsewhere: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+    write = Folder.write
+
+    def counted(folder: Folder, name: str, content: bytes) -> None:
+        sent.append(len(content))
+        write(folder, name, content)
+
+    monkeypatch.setattr(Folder, "write", counted)
+    for count, powers in ((FULL, 2), (FULL**2, 3), (300, 3)):
+        sent.clear()
+        grow(elsewhere, count)
+        size = len(elsewhere.read_lines("rows.jsonl"))
+        assert sum(sent) <= powers * size
+        assert len(elsewhere.names()) <= powers * FULL
+
+
+def test_pieces_of_a_size_become_one_up_to_any_size() -> None:
+    pieces: list[tuple[int, int]] = []
+    for number in range(FULL**3):
+        pieces = merged([*pieces, (number, 0)])
+        powers = [power for _, power in pieces]
+        assert powers == sorted(powers, reverse=True)
+        assert max(powers.count(power) for power in powers) < FULL
+    assert pieces == [(0, 3)]
+
+
+def test_a_piece_that_follows_nothing_is_no_line(elsewhere: Folder) -> None:
+    for name, content in (("", b"a\nb\n"), ("-1", b"B\n"), ("-2", b"c\n"), ("-4", b"e\n"), ("-x", b"x\n")):
+        elsewhere.write(f"rows{name}.jsonl", content)
+    assert elsewhere.read_lines("rows.jsonl") == b"a\nB\nc\n"
+    with pytest.raises(FileNotFoundError):
+        elsewhere.read_lines("other.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "not valid JSON: Expecting value"),
+        (b'{"a": ', "not valid JSON: Expecting value"),
+        (b"\xff", "not UTF-8 text"),
+        (b"[" * 100_000, "nested too deep"),
+        (b'{"a": ' * 100_000, "nested too deep"),
+        (b"1" * 5000, "not valid JSON: a number of 5000 digits"),
+    ],
+)
+def test_what_is_no_json_is_one_line(content: bytes, said: str) -> None:
+    with pytest.raises(UserError, match=f"^x.json: .*{said}") as told:
+        parse_json(content, "x.json")
+    assert "\n" not in str(told.value)
+    assert parse_json(b"[NaN, -Infinity, 1e999, 0.5]", "x.json") == [None, None, None, 0.5]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ FLOORS = [
     {"model", "sweep", "tracking"},
     {"training"},
     {"cluster"},
-    {"cli", "progress", "prepare", "train", "tune", "evaluate", "sample", "explain", "track", "report", "mirror"},
+    {"cli", "progress", "prepare", "train", "tune", "evaluate", "sample", "explain", "track", "report", "mirror"}
+    | {"__main__"},
 ]
 ONLY_IN = {
     "ray": {"cluster", "train", "tune", "sweep.asha"},
@@ -30,15 +32,21 @@ ONLY_IN = {
 
 
 def imports() -> Iterator[tuple[str, str]]:
-    """(module, imported module) pairs, wherever in a file the import stands."""
+    """(module, imported module) pairs, wherever in a file the import stands; what runs as a program is `__main__`."""
     for path in sorted(PACKAGE.rglob("*.py")):
-        module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                yield from ((module, alias.name) for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{module}: imports are absolute"
-                yield from ((module, f"{node.module}.{alias.name}") for alias in node.names)
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        for statement in ast.parse(path.read_text()).body:
+            module = "__main__" if is_program(statement) else name
+            for node in ast.walk(statement):
+                if isinstance(node, ast.Import):
+                    yield from ((module, alias.name) for alias in node.names)
+                elif isinstance(node, ast.ImportFrom):
+                    assert node.level == 0, f"{name}: imports are absolute"
+                    yield from ((module, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def is_program(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.If) and ast.unparse(statement.test) == "__name__ == '__main__'"
 
 
 def floor(module: str) -> int:
@@ -53,6 +61,15 @@ def test_imports_run_downwards_only() -> None:
     assert len(inside) > 30
     upwards = [pair for pair in inside if floor(pair[0]) < floor(pair[1])]
     assert upwards == []
+
+
+def test_every_program_ends_as_all_do() -> None:
+    """By cli.run, which says in a line what ended it, and nothing where nobody reads its output any more."""
+    files = [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "benchmarks").glob("*.py")]
+    trees = {path.stem: ast.parse(path.read_text()) for path in files}
+    ends = {name: ast.unparse(tree.body[-1]) for name, tree in trees.items() if any(map(is_program, tree.body))}
+    assert {"train", "dates", "startup"} <= ends.keys()
+    assert [name for name, end in ends.items() if not re.search(r"\n {4}(cli\.)?run\(.*\)$", end)] == []
 
 
 @pytest.mark.parametrize("library", ONLY_IN)

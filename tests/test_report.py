@@ -21,4 +21,4 @@ def test_a_report_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCapt
     (tmp_path / "sweep.json").write_text('{"trials": [{}]}')
     assert not report.attempt(tmp_path)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "the report was not made: KeyError" in caplog.text
+    assert f"the report was not made: UserError: {tmp_path}/sweep.json: metric is missing" in caplog.text

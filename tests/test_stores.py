@@ -72,6 +72,12 @@ def test_a_wrong_key_is_told_and_not_shown(
     assert "very-secret" not in said
 
 
+def test_a_run_that_is_not_in_the_store_is_not_resumed(here: Path, store: str) -> None:
+    with pytest.raises(UserError, match="holds no run to resume"):
+        train.main(["tiny.yaml", f"out_dir={store}", "init_from=resume"])
+    assert Folder(store).names() == set()
+
+
 def test_a_scheme_that_there_is_not_is_told(here: Path) -> None:
     assert refusal("s4://bucket/run") == "Unrecognized filesystem type in URI: s4://bucket/run"
     assert refusal("s3://bucket/run?colour=red") == "Unexpected query parameter in S3 URI: 'colour'"

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 import yaml
 
@@ -59,6 +61,29 @@ def test_a_local_run_from_training_to_answers(here: Path, capsys: pytest.Capture
     assert second.startswith("3-4=")
 
 
+def test_lines_too_long_are_said_once_and_recorded(
+    here: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny = ["tiny.yaml", *LOCAL, "block_size=9"]
+    meta = ensure_dataset(load_config("tiny.yaml")).meta
+    long = {split: meta.count_longer(split, 9) for split in ("train", "val", "test")}
+    assert all(0 < count < meta.lines[split] for split, count in long.items())
+    assert train.main(tiny) == 0
+    [said] = [record for record in caplog.messages if "too long" in record]
+    assert said.startswith(
+        f"{long['train']} of 400 lines of train and {long['val']} of 60 lines of val are too long for "
+    )
+    result = json.loads((here / "out" / "result.json").read_text())
+    assert (result["lines_left_out"], result["exact_match_n"]) == ({"train": long["train"], "val": long["val"]}, 60)
+
+    capsys.readouterr()
+    assert evaluate.main(["out", "--split", "test"]) == 0
+    assert f"{long['test']} of these lines are too long for the model's block_size" in capsys.readouterr().out
+    Path("lines.txt").write_text("1+2=3\n10.5+22.25=32.75\n")
+    assert evaluate.main(["out", "--file", "lines.txt", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["lines_too_long"] == 1
+
+
 def test_scoring_a_file_tells_seen_from_unseen(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train.main(["tiny.yaml", *LOCAL])
     dataset = ensure_dataset(load_config("tiny.yaml"))
@@ -101,6 +126,43 @@ def test_a_run_is_not_written_over(here: Path) -> None:
     assert (before["last_iteration"], after["last_iteration"]) == (4, 6)
 
 
+@pytest.mark.parametrize("local", [True, False], ids=["local", "on Ray"])
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("init_from=resume", "new holds no run to resume; start one with init_from=scratch"),
+        ("init_from=nowhere", "nowhere: no such file or folder"),
+        ("init_from=tiny.yaml", "tiny.yaml: torn or altered, or not a popgpt checkpoint"),
+        ("init_from=out and d_model=32", "d_model=32 should be 16, as in the checkpoint"),
+        ("out_dir=out and init_from=resume and n_layer=2", "n_layer=2 should be 1, as in the checkpoint"),
+        ("out_dir=out and init_from=resume and max_iters=3", "max_iters=3 should be at least 4, where the run is"),
+        ("out_dir=tiny.yaml", "tiny.yaml: Not a directory"),
+        ("out_dir=tiny.yaml/new", "tiny.yaml/new: Not a directory"),
+        ("block_size=4", "block_size=4 holds no line of train"),
+        ("mask_before_token=x", "mask_before_token='x'"),
+        ("data_seed=2", "was built with data_seed=1, now it is data_seed=2"),
+        ("dataset=mine", "mine: no such dataset; make it with"),
+        ("dataset=calculator-new and train_lines=1000000 and integer_digits=1", "but these options make only"),
+        ("device=cuda", "GPU"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_is_started_or_written(
+    here: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch, word: str, said: str, local: bool
+) -> None:
+    def ray_starts(**options: object) -> None:
+        raise AssertionError("Ray is started")
+
+    monkeypatch.setattr(ray, "init", ray_starts)
+    if "=out" in word:
+        train.main(["tiny.yaml", *LOCAL])
+    ensure_dataset(load_config("tiny.yaml"))
+    before = set(here.rglob("*")) | set(shared_data.iterdir())
+    words = ["device=cpu", "out_dir=new", *word.split(" and "), *(["--local"] if local else [])]
+    with pytest.raises(UserError, match=re.escape(said)):
+        train.main(["tiny.yaml", *words])
+    assert set(here.rglob("*")) | set(shared_data.iterdir()) == before
+
+
 @pytest.mark.parametrize("begun", [True, False], ids=["by its workers", "by another command"])
 def test_a_run_that_is_completed_while_its_command_starts(
     here: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
@@ -133,8 +195,9 @@ def test_a_run_is_in_mlflow_once_with_all_that_compares_it(
     flush = tracking.flush
     monkeypatch.setattr(tracking, "flush", lambda: flush(600))
     monkeypatch.setattr("popgpt.tracking.sender.NICENESS", 0)
-    train.main(["tiny.yaml", *LOCAL, "mlflow_log=true", "experiment=sums", "wandb_run_name=first"])
-    train.main(["tiny.yaml", *LOCAL, "mlflow_log=true", "experiment=sums", "init_from=resume", "max_iters=6"])
+    words = ["tiny.yaml", *LOCAL, "mlflow_log=true", "experiment=sums", "block_size=9"]
+    train.main([*words, "wandb_run_name=first"])
+    train.main([*words, "init_from=resume", "max_iters=6"])
     from mlflow.tracking import MlflowClient
 
     assert tracking.tracking_uri() == f"sqlite:///{here / 'mlflow.db'}"
@@ -144,6 +207,9 @@ def test_a_run_is_in_mlflow_once_with_all_that_compares_it(
     assert set(train.Config.model_fields) <= run.data.params.keys()
     assert [point.step for point in client.get_metric_history(run.info.run_id, "train_loss")] == [1, 2, 3, 4, 5, 6]
     assert {"final_exact_match", "final_exact_match/add", "val_loss"} <= run.data.metrics.keys()
+    left_out = json.loads((here / "out" / "result.json").read_text())["lines_left_out"]
+    assert left_out["val"] > 0
+    assert json.loads(run.data.tags["lines_left_out"]) == left_out
     names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     assert names == {"ckpt.pt", "config.yaml", "result.json"}
 

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 import torch
 import yaml
 
@@ -24,8 +25,10 @@ from popgpt import tracking, train, tune
 from popgpt.cluster import session
 from popgpt.config import UserError, load_config
 from popgpt.data.dataset import ensure_dataset
+from popgpt.data.meta import SPLITS
 from popgpt.files import Folder
 from popgpt.mirror import trial_config
+from popgpt.sweep import stored
 from popgpt.sweep.record import Record
 from popgpt.sweep.search import propose
 from popgpt.sweep.space import load_sweep, sample
@@ -34,7 +37,20 @@ from popgpt.training.folder import METRICS, WRITER_LOCK, claimed, read_metrics, 
 from popgpt.training.loop import fit
 from popgpt.training.world import World
 from tests.conftest import TINY, KeptRay
-from tests.nodes import COORDINATOR, PATIENCE, WORKER, cluster, file_of, kill, nothing_is_held, opened, pids, wait_for
+from tests.nodes import (
+    COORDINATOR,
+    PATIENCE,
+    WORKER,
+    cluster,
+    exposed,
+    file_of,
+    kill,
+    listening,
+    nothing_is_held,
+    opened,
+    pids,
+    wait_for,
+)
 from tests.samples import sample_and_whole
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -64,7 +80,7 @@ def here(
 
 
 def found(here: Path) -> dict[str, Any]:
-    return json.loads((here / "sweep" / "sweep.json").read_text())  # type: ignore[no-any-return]
+    return stored.read(here / "sweep")
 
 
 @pytest.mark.parametrize("rule", ["promote", "stop"])
@@ -357,6 +373,26 @@ def test_a_resume_waits_for_what_the_process_of_a_trial_still_writes(here: Path)
     assert not (here / "sweep" / "trials" / "0001").exists()
 
 
+@pytest.mark.parametrize(
+    ("block_size", "said"),
+    [({"choice": [9, 12, 15]}, "in some trials {counts} are too long for block_size=9: "), ({"choice": [15, 30]}, "")],
+)
+def test_lines_too_long_are_said_once_for_all_trials(
+    here: Path, caplog: pytest.LogCaptureFixture, block_size: dict[str, Any], said: str
+) -> None:
+    space = yaml.safe_load(Path("space.yaml").read_text())
+    space["space"]["block_size"] = block_size
+    Path("space.yaml").write_text(yaml.safe_dump(space))
+    sweep = load_sweep("space.yaml", ["num_samples=20"])
+    dataset = ensure_dataset(sweep.config())
+    tune.warn_of_long_lines(Record(sweep, sample(sweep)), dataset)
+    meta = dataset.meta
+    counts = [f"{meta.count_longer(split, 9)} of {meta.lines[split]} lines of {split}" for split in SPLITS]
+    assert [message.partition("left out")[0] for message in caplog.messages] == (
+        [said.format(counts=" and ".join(counts))] if said else []
+    )
+
+
 def test_retrying_takes_a_resume(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         tune.main(["space.yaml", "--retry-failed"])
@@ -390,6 +426,7 @@ def check_mlflow(trials: dict[str, Any], winner: str, every: int = 1) -> None:
         went_on = "went on as a finalist" if "stopped_by" in trial else None
         assert run.data.tags.get("reason") == (trial["reason"] or went_on)
         assert run.data.params["d_model"] == str(trial["config"]["d_model"])
+        assert json.loads(run.data.tags["lines_left_out"]) == {"train": 0, "val": 0}
         steps = [point.step for point in client.get_metric_history(run.info.run_id, "exact_match")]
         assert steps == list(range(every, trial["iterations"] + 1, every))
         files = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
@@ -489,9 +526,18 @@ def trainer(here: Path, trial: str, title: str = "ray::ImplicitFunc") -> int:
         ("always_save_checkpoint=true", "a sweep compares each trial's best"),
         ("resources.cpus_per_trial=1000", "resources.cpus_per_trial=1000 should be at most the"),
         ("resources.gpus_per_trial=64", "resources.gpus_per_trial=64 should be at most the"),
+        ("init_from=resume", "init_from=resume is for one run; go on with a sweep by --resume"),
+        ("init_from=nowhere", "nowhere: no such file or folder"),
+        ("out_dir=space.yaml/sweep", "space.yaml/sweep: Not a directory"),
     ],
 )
-def test_a_sweep_that_cannot_be_is_refused_before_any_trial(here: Path, words: str, said: str) -> None:
+def test_a_sweep_that_cannot_be_is_refused_before_ray_is_started(
+    here: Path, monkeypatch: pytest.MonkeyPatch, words: str, said: str
+) -> None:
+    def ray_starts(**options: object) -> None:
+        raise AssertionError("Ray is started")
+
+    monkeypatch.setattr(ray, "init", ray_starts)
     with pytest.raises(UserError) as refused:
         tune.main(["space.yaml", "mlflow_log=false", *words.split(" and ")])
     assert said in str(refused.value)
@@ -597,8 +643,9 @@ def test_a_trial_whose_supervisor_is_killed_gives_its_place_back(here: Path) -> 
         (supervisor,) = pids("ray::ImplicitFunc")
         kill(supervisor)
 
-    with beside(kill_supervisor):
+    with beside(kill_supervisor), listening() as listened:
         assert tune.main(["space.yaml", *words]) == 0
+    assert exposed(listened) == set()
     killed, absurd, good = found(here)["trials"]
     assert (killed["status"], absurd["status"], good["status"]) == ("failed", "failed", "completed")
     assert killed["reason"].startswith("the trial's process died, maybe out of memory with batch_size=4")

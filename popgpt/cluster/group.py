@@ -14,12 +14,13 @@ from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from popgpt.cluster.channel import Channel
 from popgpt.cluster.controller import DEATH, LOST, Failures, Handle, cause
+from popgpt.cluster.process_group import ProcessGroup
 from popgpt.cluster.worker import work
 from popgpt.config import Config, UserError
 from popgpt.files import Folder
@@ -213,7 +214,7 @@ def _make_trainer(
     return Trainer(
         work,
         train_loop_config=settings,
-        torch_config=TorchConfig(timeout_s=int(config.worker_timeout) + SPARE_SECONDS),
+        torch_config=ProcessGroup(timeout_s=int(config.worker_timeout) + SPARE_SECONDS),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources),
         run_config=RunConfig(
             name=uuid.uuid4().hex,

@@ -7,13 +7,15 @@ import gc
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 from popgpt.config import UserError
 
@@ -28,9 +30,12 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
 }
-HERE = {
+LOOPBACK = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
+HERE = {  # of a Ray that is started here
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process a group, for nodes that a cloud takes away
     "RAY_worker_niceness": "0",  # as a training without Ray
+    "GLOO_SOCKET_IFNAME": LOOPBACK,
+    "NCCL_SOCKET_IFNAME": LOOPBACK,
 }
 CONNECT_SECONDS = 3.0
 EXIT_SECONDS = 30
@@ -65,41 +70,142 @@ class Resources:
 
 
 @contextmanager
-def connected() -> Iterator[Resources]:
+def connected(fits: Callable[[Resources], object] = lambda has: None) -> Iterator[Resources]:
     """A connection to the cluster that RAY_ADDRESS or `ray start` names; where there is none, to a Ray started here.
 
-    Raises UserError where no Ray answers that was named, or none can be started.
+    Args:
+        fits: raises UserError where these resources are too few. Of this machine's it is asked before Ray is started.
+    Raises:
+        UserError: no Ray answers that was named, none can be started, or `fits` has raised it.
     """
     set_environment(ENVIRONMENT)
-    import ray
-
     address = cluster_address()
     if address is None:
-        set_environment(HERE)
+        fits(resources_here())
+    with joined(address) if address else started():
+        import ray
+
+        logging.getLogger("ray").setLevel(logging.CRITICAL)  # what fails is raised, or told by its trial
+        try:
+            total = ray.cluster_resources()
+            has = Resources(total.get("CPU", 0), total.get("GPU", 0), address is None, address is not None and grows())
+            fits(has)
+            yield has
+        finally:
+            # Garbage that still refers to Ray goes first: were another thread (the tracker's, say) to collect it while
+            # Ray shuts down, Ray would end the process.
+            gc.collect()
+            ray.shutdown()
+
+
+def resources_here() -> Resources:
+    """What a Ray that is started here will have, as Ray counts it."""
+    from ray._private.resource_and_label_spec import ResourceAndLabelSpec
+
+    found = ResourceAndLabelSpec(resources={}, labels={})
+    found.resolve(is_head=True)
+    return Resources(found.num_cpus, found.num_gpus, local=True)
+
+
+@contextmanager
+def joined(address: str) -> Iterator[None]:
+    """This process, connected to the cluster at `address`. To a Ray of this machine it shows the token that it finds,
+    as `ray start` will have asked for it; to one that RAY_ADDRESS names, only where the environment says so.
+    """
+    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+    from ray.exceptions import AuthenticationError
+
+    with authentication():
+        if "RAY_ADDRESS" not in os.environ:
+            with suppress(AuthenticationError):  # where there is no token, the cluster says whether it wants one
+                maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        initialize(f"the Ray at {address} cannot be joined", address=address)
+        yield
+
+
+@contextmanager
+def started() -> Iterator[None]:
+    """A Ray of this process's own. It listens on loopback alone, and answers only processes that have its token."""
+    with environment(HERE), authentication(new_token()), loopback_alone():
         yield_cores(True)
+        try:
+            initialize("no Ray could be started here", address="local", include_dashboard=False)
+        finally:
+            yield_cores(False)
+        yield
+
+
+def initialize(failed: str, **options: Any) -> None:
+    """ray.init, in silence. Raises UserError that begins with `failed`."""
+    import ray
+
     terminate = signal.getsignal(signal.SIGTERM)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        options = {"address": address} if address else {"address": "local", "include_dashboard": False}
         try:
             ray.init(**options, log_to_driver=False, logging_level=logging.CRITICAL)
         except Exception as error:  # of many kinds: what answers is no Ray, or this machine is too busy to start one
-            what = f"the Ray at {address} cannot be joined" if address else "no Ray could be started here"
             said = str(error).strip() or type(error).__name__
-            raise UserError(f"{what}: {said.splitlines()[0]}") from error
+            raise UserError(f"{failed}: {said.splitlines()[0]}") from error
         finally:
-            yield_cores(False)
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, terminate)  # Ray has put its own in place, which tells nobody
-    logging.getLogger("ray").setLevel(logging.CRITICAL)  # what fails is raised, or told by its trial
+
+
+@contextmanager
+def loopback_alone() -> Iterator[None]:
+    """Has a Ray that is started meanwhile know this machine by its loopback address, as Ray does on macOS. All its
+    servers then listen there alone; those of Ray 2.60 listen on every interface of a machine that has another address.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False  # read anew by services.get_node_ip_address; ray.init takes no loopback
     try:
-        total = ray.cluster_resources()
-        yield Resources(total.get("CPU", 0), total.get("GPU", 0), address is None, address is not None and grows())
+        yield
     finally:
-        # Garbage that still refers to Ray goes first: were another thread (the tracker's, say) to collect it while
-        # Ray shuts down, Ray would end the process.
-        gc.collect()
-        ray.shutdown()
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def new_token() -> dict[str, str]:
+    """The environment of a Ray that asks for a token of its own; empty where the user has settled what it asks for.
+
+    Ray 2.60 would write one to the home folder for all its Rays, where others may read it.
+    """
+    asks = os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
+    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)} if asks and not named else {}
+
+
+@contextmanager
+def authentication(variables: Mapping[str, str] | None = None) -> Iterator[None]:
+    """These variables of Ray's authentication, heard by Ray now; what they were before is heard again afterwards."""
+    import ray
+
+    def hear() -> None:
+        ray._raylet.Config.initialize("")
+        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+    try:
+        with environment(variables or {}, "RAY_AUTH_MODE"):  # which Ray may set
+            hear()
+            yield
+    finally:
+        hear()
+
+
+@contextmanager
+def environment(variables: Mapping[str, str], *others: str) -> Iterator[None]:
+    """Set what the user has not, or left empty; afterwards these variables and `others` are as they were."""
+    before = {name: os.environ.get(name) for name in (*variables, *others)}
+    os.environ.update({name: value for name, value in variables.items() if not before[name]})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def set_environment(variables: Mapping[str, str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from popgpt.config import Config, UserError
 from popgpt.data.dataset import Dataset, Split
 from popgpt.data.lines import NEWLINE, Text, prompt_ends
+from popgpt.data.meta import Meta
 from popgpt.data.shuffle import derive_key, permute
 from popgpt.data.vocabulary import Vocabulary
 
@@ -175,10 +176,8 @@ class Rows:
         return np.array([size // self._block_size for size in sizes], np.int64)
 
     def _count_left_out(self) -> int:
-        if not self._aligned:
-            return 0
-        lengths = self._split.meta.lengths(self._split.name)
-        return sum(count for length, count in lengths.items() if length + self._extra > self._block_size)
+        room = self._block_size - self._extra
+        return self._split.meta.count_longer(self._split.name, room) if self._aligned else 0
 
     def _check_rows(self) -> None:
         if self.rows_per_epoch:
@@ -361,6 +360,36 @@ def make_rows(config: Config, dataset: Dataset, split: str, seed: int) -> Rows:
         mask_per_line=config.mask_per_line,
         seed=seed,
     )
+
+
+def line_room(config: Config) -> int:
+    """The characters of the longest line that a row holds."""
+    return config.block_size - int(config.align_to_lines and not config.isolate_lines)
+
+
+def count_left_out(config: Config, meta: Meta) -> dict[str, int]:
+    """For train and val, how many lines no row holds, since they are too long; windows leave none out."""
+    return {
+        split: meta.count_longer(split, line_room(config)) if config.align_to_lines else 0 for split in ("train", "val")
+    }
+
+
+def describe_too_long(config: Config, meta: Meta, splits: Sequence[str] = ("train", "val")) -> str:
+    """How many lines of these splits are too long for `block_size`, and what that means, in words; "" for none.
+
+    Exact match is over all lines of a split: one that can't be asked or answered to its end is wrong.
+    """
+    concerned = [split for split in splits if split != "train" or config.align_to_lines]  # windows train on their parts
+    counts = {split: count for split in concerned if (count := meta.count_longer(split, line_room(config)))}
+    meanings = []
+    if "train" in counts:
+        meanings.append("left out of training")
+    if counts.keys() - {"train"}:
+        meanings += ["left out of the loss and token accuracy"] if config.align_to_lines else []
+        meanings.append("counted as wrong by exact match")
+    lines = " and ".join(f"{count:,} of {meta.lines[split]:,} lines of {split}" for split, count in counts.items())
+    enough = f"block_size={meta.longest_line + config.block_size - line_room(config)} holds all"
+    return f"{lines} are too long for block_size={config.block_size}: {', '.join(meanings)}; {enough}" if counts else ""
 
 
 def batch_at(rows: Rows, iteration: int, rows_per_iteration: int, start: int, stop: int) -> Batch:

@@ -157,9 +157,17 @@ def open_dataset(path: Path) -> Dataset:
 
 
 def ensure_dataset(config: Config) -> Dataset:
-    """The dataset that `config` names, built first where it is missing and the calculator's.
+    """The dataset that `config` names, built first where it is missing and the calculator's. Raises UserError."""
+    if found := find_dataset(config):
+        return found
+    build_dataset(dataset_path(config), *calculator_plan(config))
+    return ensure_dataset(config)  # maybe another process was faster, with other options
 
-    Raises UserError where it is missing and not the calculator's, or is there but built with other options.
+
+def find_dataset(config: Config) -> Dataset | None:
+    """The dataset that `config` names; None where it is missing and can be built.
+
+    Raises UserError where it is missing and cannot be built, or is there but built with other options.
     """
     path = dataset_path(config)
     if not path.exists():
@@ -168,7 +176,8 @@ def ensure_dataset(config: Config) -> Dataset:
                 f"{path}: no such dataset; make it with "
                 f"`python -m popgpt.prepare --from-text FILE --dataset {config.dataset} --data-dir {config.data_dir}`"
             )
-        build_dataset(path, *calculator_plan(config))
+        calculator_plan(config)
+        return None
     dataset = open_dataset(path)
     if dataset.meta.generator == "calculator":
         check_options(dataset, calculator_options(config))

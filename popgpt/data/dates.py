@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 
 _MONTHS = (
@@ -22,5 +22,12 @@ def lines(first: date, last: date) -> Iterator[str]:
         yield f"{this.day} {_MONTHS[this.month - 1]} {this.year}={this.isoformat()}"
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the lines of two centuries."""
     sys.stdout.writelines(f"{line}\n" for line in lines(date(1900, 1, 1), date(2099, 12, 31)))
+
+
+if __name__ == "__main__":
+    from popgpt.cli import run
+
+    run(main)

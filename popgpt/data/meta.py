@@ -54,6 +54,10 @@ class Meta:
                 total[length] = total.get(length, 0) + count
         return dict(sorted(total.items()))
 
+    def count_longer(self, split: str, length: int) -> int:
+        """How many lines of a split have more characters than `length`."""
+        return sum(count for each, count in self.lengths(split).items() if each > length)
+
     def to_json(self) -> str:
         """The text that `from_json` reads."""
         return json.dumps(asdict(self))

@@ -152,6 +152,24 @@ class GPT(nn.Module):
         return self.head(self.norm(x))
 
 
+def shapes(config: Config, vocab_size: int) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of a GPT's tensors in its order, without making one."""
+    V, D = vocab_size, config.d_model
+
+    def linear(name: str, width: int, height: int) -> dict[str, tuple[int, ...]]:
+        return {f"{name}.weight": (height, width), **({f"{name}.bias": (height,)} if config.bias else {})}
+
+    def norm(name: str) -> dict[str, tuple[int, ...]]:
+        return {f"{name}.weight": (D,), **({f"{name}.bias": (D,)} if config.bias else {})}
+
+    found: dict[str, tuple[int, ...]] = {"tokens.weight": (V, D), "positions.weight": (config.block_size, D)}
+    for block in (f"blocks.{index}" for index in range(config.n_layer)):
+        found |= norm(f"{block}.attention_norm")
+        found |= linear(f"{block}.attention.qkv", D, 3 * D) | linear(f"{block}.attention.out", D, D)
+        found |= norm(f"{block}.mlp_norm") | linear(f"{block}.up", D, 4 * D) | linear(f"{block}.down", 4 * D, D)
+    return found | norm("norm") | linear("head", D, V)
+
+
 def line_mask(segments: Tensor) -> Tensor:
     """segments [B, T] (the line of each position) -> bool [B, 1, T, T]: a position sees its line up to itself."""
     T = segments.shape[1]

@@ -74,6 +74,7 @@ class AshaScheduler(FIFOScheduler):  # type: ignore[misc]
         self._bracket: dict[str, int] = {}
         self._failed: dict[str, int] = {}
         self._reasons: dict[str, str] = {}
+        self._changed: dict[str, None] = {}  # trials of which something became known since `changes` was asked
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         return metric is None and mode is None
@@ -96,6 +97,7 @@ class AshaScheduler(FIFOScheduler):  # type: ignore[misc]
         if trial_id not in self._bracket:
             counts = [list(self._bracket.values()).count(b) for b in range(len(self._rungs))]
             self._bracket[trial_id] = least_served(counts, self._rungs, self._max_t)
+        self._changed[trial_id] = None
 
     def next(self, idle: Sequence[str], running: bool) -> str | None:
         """The trial that a free worker runs now; None: none, or none before another has reported.
@@ -112,6 +114,7 @@ class AshaScheduler(FIFOScheduler):  # type: ignore[misc]
 
     def judge(self, trial_id: str, row: Mapping[str, Any]) -> bool:
         """Whether the trial goes on, having reported `row`. Once stopped, it stays stopped."""
+        self._changed[trial_id] = None
         if trial_id in self._reasons:
             return False
         for at, new, before in self._reached(trial_id, row):
@@ -145,6 +148,7 @@ class AshaScheduler(FIFOScheduler):  # type: ignore[misc]
 
     def fail(self, trial_id: str) -> None:
         """Record a failed trial as the worst at the next rung it would have reached."""
+        self._changed[trial_id] = None
         for at, scores in self._scores[self._bracket[trial_id]].items():
             if trial_id not in scores:
                 scores[trial_id] = WORST
@@ -176,13 +180,24 @@ class AshaScheduler(FIFOScheduler):  # type: ignore[misc]
             {str(at): {trial: [_plain(x) for x in s] for trial, s in at_rung.items()} for at, at_rung in b.items()}
             for b in self._scores
         ]
-        plain = {"bracket": dict(self._bracket), "failed": dict(self._failed), "reasons": dict(self._reasons)}
-        return {
-            "metric": self._score_by,
-            "reduction_factor": self._factor,
-            "max_t": self._max_t,
-            "scores": scores,
-        } | plain
+        rule = {"metric": self._score_by, "reduction_factor": self._factor, "max_t": self._max_t}
+        return {**rule, "scores": scores, **{kind: dict(of) for kind, of in self._known().items()}}
+
+    def changes(self) -> dict[str, dict[str, Any]]:
+        """What it knows now of each trial of which it learned something since this was asked: of a few, whatever all it
+        knows. `stored.change_asha` takes it up.
+        """
+        changed, self._changed = list(self._changed), {}
+        return {name: self._of(name) for name in changed}
+
+    def _of(self, name: str) -> dict[str, Any]:
+        known = {kind: of[name] for kind, of in self._known().items() if name in of}
+        bracket = self._scores[self._bracket[name]] if name in self._bracket else {}
+        return known | {"scores": {str(at): [_plain(x) for x in s[name]] for at, s in bracket.items() if name in s}}
+
+    def _known(self) -> dict[str, dict[str, Any]]:
+        """What it knows by trial, beside the scores."""
+        return {"bracket": self._bracket, "failed": self._failed, "reasons": self._reasons}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take up what `state()` gave. Raises UserError where it was recorded for other rungs."""
@@ -229,6 +244,7 @@ class PromotingScheduler(AshaScheduler):
         for at, b in sorted(every, reverse=True):
             held = {name for name in idle if self._bracket.get(name) == b and self._to[name] == at and self.holds(name)}
             if found := to_promote(self._scores[b][at], held, self._factor, least):
+                self._changed[found] = None
                 self._to[found] = next((higher for higher in self._rungs[b] if higher > at), self._max_t)
                 return found
         return None
@@ -239,6 +255,7 @@ class PromotingScheduler(AshaScheduler):
         return trial_id in self._scores[self._bracket[trial_id]].get(self._to[trial_id], {})
 
     def judge(self, trial_id: str, row: Mapping[str, Any]) -> bool:
+        self._changed[trial_id] = None
         if trial_id in self._reasons:
             return False
         for at, _, _ in self._reached(trial_id, row):
@@ -252,8 +269,8 @@ class PromotingScheduler(AshaScheduler):
         value = self._scores[self._bracket[trial_id]][at][trial_id][0]
         return f"asha: rung {at}: {self._words(value)}{', not promoted' if value > -math.inf else ''}"
 
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"to": dict(self._to)}
+    def _known(self) -> dict[str, dict[str, Any]]:
+        return super()._known() | {"to": self._to}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         super().load_state(state)

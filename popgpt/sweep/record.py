@@ -1,21 +1,20 @@
-"""What is known of a sweep's trials while it runs, kept in OUT/sweep.json, from which a killed sweep goes on."""
+"""What is known of a sweep's trials while it runs, kept on disk, from where a killed sweep goes on."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from popgpt.config import PLACE, Config, UserError, merge, shortened
-from popgpt.files import read_json, write_json
-from popgpt.sweep import finals, ranking, search
+from popgpt.sweep import finals, ranking, search, stored
 from popgpt.sweep.space import Sweep, SweepFile
 
-FILE = "sweep.json"
+FILE, OPEN = stored.FILE, stored.OPEN
 KEPT = ("config", "status", "reason", "metrics")  # of a trial, for a later process
-OPEN = ("planned", "waiting", "running", "paused", "interrupted")
 RESUME = "--resume goes on with the same sweep: set it back, or give another out_dir"
 
 
@@ -40,11 +39,9 @@ class Record:
         self.finalists: list[str] = []
         self.gpu: dict[str, int] | None = None  # what the largest trial takes of a GPU, where that was asked
         self.scored: dict[str, Any] = {}  # `best` when an earlier process had scored it on test
-
-    @property
-    def runs(self) -> dict[str, dict[str, Any]]:
-        """All trials by id, the finalists' repeats included."""
-        return self.trials | self.repeats
+        self.runs: MutableMapping[str, dict[str, Any]] = ChainMap(self.repeats, self.trials)
+        """All trials by id, then the finalists' repeats."""
+        self._written = 0  # how often sweep.json was
 
     def open_trials(self) -> list[str]:
         """The trials that are still to run or to go on under ASHA."""
@@ -150,7 +147,8 @@ class Record:
             run |= {"status": "waiting", "reason": None}
         if not self.open_trials():
             self.finalists = [each["id"] for each in before.get("finalists", [])]
-        self.asha = before["asha"]
+        self.asha = before.get("asha")
+        self._written = before.get("written", 0)
         self.gpu = before.get("gpu")
         self.scored = before["best"] if "test" in (before["best"] or {}) else {}
         return len(failed)
@@ -170,8 +168,7 @@ class Record:
         if event in ("started", "paused"):
             trial |= {"status": "running" if event == "started" else "paused", "reason": None}
         elif event == "reported":
-            first = what["rows"][0]["iteration"]
-            trial["metrics"] = [*(row for row in trial["metrics"] if row["iteration"] < first), *what["rows"]]
+            stored.add_rows(trial["metrics"], what["rows"])
         elif event == "failed":
             trial |= {"status": "failed", "reason": what["reason"]}
         else:
@@ -187,15 +184,27 @@ class Record:
 
     def write(self, out_dir: Path, crowned: Mapping[str, Any] | None = None) -> None:
         """Replace OUT/sweep.json. crowned: what `best` says beside its scores."""
-        winner = self.winner()
-        found = ranking.summary(list(self.trials.values()), self.sweep.metric, winner["id"] if winner else None)
+        runs = list(self.trials.values()), list(self.repeats.values())
+        found = stored.derived(*runs, self.results(), self.sweep.metric)
         if crowned:
             found["best"] |= crowned
-        again = ranking.summary(list(self.repeats.values()), self.sweep.metric)
-        found["iterations"] += again["iterations"]
-        found |= {"finalists": ranking.plain(self.results())} if self.finalists else {}
-        found |= {"repeats": again["trials"]} if self.repeats else {}
-        write_json(out_dir / FILE, {**found, "sweep": definition(self.sweep), "asha": self.asha, "gpu": self.gpu})
+        self._written += 1
+        ours = {"sweep": definition(self.sweep), "asha": self.asha, "gpu": self.gpu, "written": self._written}
+        stored.write(out_dir, {**found, **ours})
+
+    def note(self, out_dir: Path, name: str, rows: Sequence[Mapping[str, Any]], asha: Mapping[str, Any]) -> None:
+        """Add to OUT/events.jsonl what has changed of a run since the event before: with these rows, and, by the
+        trials' names, what ASHA knows. It is as long as that, however much was recorded.
+
+        Rows alone may be lost with the power, as the run's folder has them too.
+        """
+        for other, change in asha.items():
+            if self.asha:
+                stored.change_asha(self.asha, other, dict(change))
+        run = self.runs[name]
+        what = {key: run[key] for key in ("id", "config", "status", "reason")}
+        event = {"after": self._written, **what, "rows": ranking.plain(rows), "asha": asha}
+        stored.append(out_dir, event, last=not rows)
 
 
 def trial_folder(out_dir: Path, name: str) -> Path:
@@ -265,7 +274,7 @@ def _value(key: str, of: Mapping[str, Any]) -> Any:
 
 
 def read(out_dir: Path) -> dict[str, Any]:
-    """The sweep.json of a folder. Raises UserError where there is none."""
+    """What the sweep in a folder has recorded. Raises UserError where there is none."""
     if not (out_dir / FILE).exists():
         raise UserError(f"{out_dir / FILE}: no such file; --resume needs a sweep that was started with this out_dir")
-    return read_json(out_dir / FILE)
+    return stored.read(out_dir)

@@ -176,6 +176,8 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
             f"{source}: best_by={base['best_by']!r} should be the sweep's metric={file.metric!r}, or left out"
         )
     config = make_config(base, source)
+    if config.init_from == "resume":
+        raise UserError(f"{source}: init_from=resume is for one run; go on with a sweep by --resume")
     if config.always_save_checkpoint:
         raise UserError(f"{source}: always_save_checkpoint=True should be false: a sweep compares each trial's best")
     _check_references(space, source)

@@ -79,7 +79,7 @@ def write(folder: Folder, identity: Identity) -> None:
 def rows(folder: Folder, before: int | None = None) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl, those of iterations under `before`; a line that was cut off is left out."""
     try:
-        content = folder.read(METRICS)
+        content = folder.read_lines(METRICS)
     except FileNotFoundError:
         return []
     found = []

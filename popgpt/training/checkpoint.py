@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from popgpt.config import Config, UserError, make_config
+from popgpt.config import Config, UserError, make_config, shortened
 from popgpt.data.vocabulary import Vocabulary
 from popgpt.files import Folder
 from popgpt.model.gpt import GPT
+from popgpt.training import contents
 from popgpt.training.folder import BEST, state_name, state_names, why
 
 FORMAT = 1
@@ -38,18 +39,20 @@ def unseal(sealed: bytes, name: str) -> dict[str, Any]:
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{name}: refused: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{name}: refused: {shortened(' '.join(str(error).split()))}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{name}: not a checkpoint of format {FORMAT}")
     return state
 
 
 def load(folder: Folder, name: str) -> dict[str, Any]:
-    """The state in a file. Raises UserError."""
+    """The state in a file, which holds what a run's does. Raises UserError."""
     try:
-        return unseal(folder.read(name), folder.at(name))
+        found = unseal(folder.read(name), folder.at(name))
     except OSError as error:
         raise UserError(f"{folder.at(name)}: {why(error)}") from None
+    contents.check(found, folder.at(name))
+    return found
 
 
 def save(state: dict[str, Any], folder: Folder) -> None:

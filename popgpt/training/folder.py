@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
+import os
 import re
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from popgpt.config import PLACE, Config, UserError, dump_yaml, parse_yaml, shortened
-from popgpt.files import Folder, json_bytes
+from popgpt.files import Folder, json_bytes, parse_json, split_lines
+from popgpt.metrics import row_problem
 from popgpt.stores import StoreError
 
 BEST = "ckpt.pt"
@@ -27,7 +30,7 @@ MARK = ".mark"
 DRIVER_LOCK = ".driver.lock"
 WRITER_LOCK = ".lock"
 PATIENCE_SECONDS = 20.0
-STATE = re.compile(r"state-(\d+)\.pt")
+STATE = re.compile(r"state-(\d{1,18})\.pt")
 
 
 def state_name(iteration: int) -> str:
@@ -133,6 +136,28 @@ def make(folder: Folder) -> None:
         raise UserError(f"out_dir={folder.where}: {why(error)}") from None
 
 
+def check_place(folder: Folder) -> None:
+    """Raises UserError where a run's folder can be neither made nor written, or another process trains in it.
+
+    It writes nothing; a store is not asked.
+    """
+    path = folder.path
+    if not path:
+        return
+    try:
+        nearest = next(each for each in (path, *path.parents) if os.path.lexists(each))
+        if not nearest.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        locked = (path / DRIVER_LOCK).exists()
+    except OSError as error:
+        raise UserError(f"out_dir={folder.where}: {why(error)}") from None
+    if locked:
+        with claimed(folder, DRIVER_LOCK, patience=0):
+            pass
+
+
 def why(error: OSError) -> str:
     """What a file system complains of, in one line."""
     return error.strerror or str(error).splitlines()[0]
@@ -181,8 +206,8 @@ def write_config(config: Config) -> None:
 def read_result(folder: Folder) -> dict[str, Any]:
     """What result.json holds; nothing where it is not there or torn."""
     try:
-        found = json.loads(folder.read(RESULT))
-    except (FileNotFoundError, ValueError):
+        found = parse_json(folder.read(RESULT), RESULT)
+    except (FileNotFoundError, UserError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -218,16 +243,24 @@ def metrics_line(row: Mapping[str, Any]) -> str:
 
 
 def read_metrics(folder: Folder) -> list[dict[str, Any]]:
-    """The logged rows, but for a last one that was cut off; none where there is no file."""
+    """The logged rows, but for a last one that was cut off; none where there is no file.
+
+    Raises UserError, naming the line, where one is no row.
+    """
     try:
-        lines: Iterable[str] = folder.read(METRICS).decode().splitlines(keepends=True)
+        lines = split_lines(folder.read_lines(METRICS))
     except FileNotFoundError:
         return []
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            rows += [json.loads(line)] if line.endswith("\n") else []
-        except json.JSONDecodeError:
-            where = folder.at(METRICS)
-            raise UserError(f"{where}: line {number} is not JSON; mend it or take the line out") from None
-    return rows
+    where = folder.at(METRICS)
+    return [parse_row(line, f"{where}: line {number}") for number, line in enumerate(lines, 1) if line.endswith(b"\n")]
+
+
+def parse_row(line: bytes, called: str) -> dict[str, Any]:
+    """A row from its line. Raises UserError."""
+    try:
+        row: dict[str, Any] = parse_json(line, called)
+    except UserError:
+        raise UserError(f"{called} is not JSON; mend it or take the line out") from None
+    if problem := row_problem(row):
+        raise UserError(f"{called}: {problem}; mend it or take the line out")
+    return row

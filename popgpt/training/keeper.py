@@ -11,11 +11,13 @@ from typing import Any
 import torch
 
 from popgpt.config import UserError
-from popgpt.files import Folder, sync
+from popgpt.files import Folder, LineFile
 from popgpt.training import checkpoint, folder
 
 Row = dict[str, Any]
-UNFINISHED = re.compile(r"\.(ckpt\.pt|state-\d+\.pt|metrics\.jsonl|result\.json|config\.yaml|\.mark|error\.txt)\.")
+UNFINISHED = re.compile(
+    r"\.(ckpt\.pt|state-\d+\.pt|metrics(-\d+)?\.jsonl|result\.json|config\.yaml|\.mark|error\.txt)\."
+)
 
 
 class Keeper:
@@ -34,7 +36,7 @@ class Keeper:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="popgpt-keeper")
         self._writing: Future[None] | None = None
         self._trouble: OSError | None = None
-        self._lines: list[str] = []  # of metrics.jsonl in a store, which cannot add to a file
+        self._metrics = LineFile(run_folder, folder.METRICS)
         self._saved: int | None = None
 
     def __enter__(self) -> Keeper:
@@ -73,8 +75,7 @@ class Keeper:
         if best and folder.state_name(iteration) in names:
             self._folder.copy(folder.state_name(iteration), folder.BEST)
         kept = [row for row in folder.read_metrics(self._folder) if row["iteration"] <= iteration]
-        self._lines = [folder.metrics_line(row) for row in kept]
-        self._folder.write(folder.METRICS, "".join(self._lines).encode())
+        self._metrics.begin([folder.metrics_line(row) for row in kept])
         if iteration and folder.read_result(self._folder).get("last_iteration") != iteration:
             folder.write_result(self._folder, result)
 
@@ -82,13 +83,8 @@ class Keeper:
         """Add a row to metrics.jsonl; in a store it gets there with the next state."""
         if not self._active or self.failed:  # after half a line, no other line
             return
-        line = folder.metrics_line(row)
-        if not self._folder.path:
-            self._lines.append(line)
-            return
         try:
-            with open(self._folder.path / folder.METRICS, "a", encoding="utf-8") as file:
-                file.write(line)
+            self._metrics.add(folder.metrics_line(row))
         except OSError as error:
             self._trouble = error
 
@@ -99,7 +95,7 @@ class Keeper:
         self.settle()
         started = time.perf_counter()
         if not self.failed:
-            lines = len(self._lines)
+            lines = len(self._metrics)
             self._writing = self._thread.submit(self._write, copied(state), best, dict(result), lines)
         self.wait_seconds += time.perf_counter() - started
 
@@ -111,10 +107,7 @@ class Keeper:
 
     def _write(self, state: Row, best: bool, result: Row, lines: int) -> None:
         started = time.perf_counter()
-        if self._folder.path:
-            sync(self._folder.path / folder.METRICS)
-        else:
-            self._folder.write(folder.METRICS, "".join(self._lines[:lines]).encode())
+        self._metrics.keep(lines, whole=result["status"] == "completed")
         checkpoint.save(state, self._folder)
         before, self._saved = self._saved, state["iteration"]
         folder.keep_state(self._folder, state["iteration"], best, before)

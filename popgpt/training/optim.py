@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -92,23 +92,31 @@ def newton_schulz_cost(matrix: Tensor) -> int:
     return short * short * (2 * long + short)
 
 
+def layout(shapes: Mapping[str, Sequence[int]], optimizer: str) -> list[list[list[str]]]:
+    """The tensors of each group of each optimizer, by name: the blocks' matrices under `optimizer`, everything else
+    under AdamW, with the vectors, which do not decay, in a group of their own.
+    """
+    matrices = [name for name, shape in shapes.items() if len(shape) == 2 and name.startswith("blocks.")]
+    tables = [name for name, shape in shapes.items() if len(shape) == 2 and not name.startswith("blocks.")]
+    vectors = [name for name, shape in shapes.items() if len(shape) < 2]
+    return [[matrices], [tables, vectors]] if optimizer == "muon" else [[tables + matrices, vectors]]
+
+
 def make_optimizers(model: GPT, config: Config, world: World) -> list[torch.optim.Optimizer]:
-    """The blocks' matrices under `optimizer`, everything else under AdamW; vectors do not decay.
+    """The optimizers of `layout`.
 
     Muon's work is shared out over `world`; every worker must step with the same gradients.
     """
-    matrices = [p for p in model.blocks.parameters() if p.dim() == 2]
-    inside = {id(p) for p in matrices}
-    tables = [p for p in model.parameters() if p.dim() == 2 and id(p) not in inside]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    muon = config.optimizer == "muon"
+    named = dict(model.named_parameters())
+    *muon, (decaying, vectors) = layout({name: p.shape for name, p in named.items()}, config.optimizer)
     groups = [
-        {"params": tables if muon else tables + matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": [named[name] for name in decaying], "weight_decay": config.weight_decay},
+        {"params": [named[name] for name in vectors], "weight_decay": 0.0},
     ]
     adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
     if not muon:
         return [adamw]
+    matrices = [named[name] for name in muon[0][0]]
     return [Muon(matrices, config.learning_rate, weight_decay=config.weight_decay, world=world), adamw]
 
 

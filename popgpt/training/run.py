@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from popgpt.config import Config, UserError
+from popgpt.data.batches import count_left_out, make_rows
 from popgpt.data.dataset import Dataset
 from popgpt.files import Folder, absolute
 from popgpt.metrics import score
@@ -50,15 +51,50 @@ def begin(config: Config, dataset: Dataset, world: World) -> Run:
         restore(run, state, config, dataset)
         on = f" on {world.size} workers" if world.size > 1 else ""
         logger.info("going on with the run in %s after iteration %d%s", config.out_dir, run.iteration, on)
-    elif config.init_from == "resume":
-        raise UserError(f"out_dir={config.out_dir} holds no run to resume; start one with init_from=scratch")
-    elif config.init_from != "scratch":
-        state = checkpoint.load_best(config.init_from)
-        check_same(state, config, dataset, WEIGHTS)
+    elif state := given_weights(config, dataset):
         model.load_state_dict(state["model"])
     if world.is_main:
         folder.write_config(original(config, run))
     return run
+
+
+def given_weights(config: Config, dataset: Dataset | None) -> dict[str, Any] | None:
+    """The state whose weights a new run starts from; None where it starts from scratch.
+
+    Args:
+        dataset: None where it is not there yet: the alphabet is then not compared.
+    Raises:
+        UserError: a run was to be resumed and there is none, or init_from names no state of such a model.
+    """
+    if config.init_from == "scratch":
+        return None
+    if config.init_from == "resume":
+        raise UserError(f"out_dir={config.out_dir} holds no run to resume; start one with init_from=scratch")
+    state = checkpoint.load_best(config.init_from)
+    check_same(state, config, dataset, WEIGHTS)
+    return state
+
+
+def check_can_begin(config: Config, dataset: Dataset | None) -> None:
+    """Raises UserError where `begin` would, or the dataset makes no rows for the run. It writes nothing, so that the
+    driver can ask before it starts anything.
+
+    Args:
+        dataset: None where it is not there yet, and then not asked about.
+    """
+    if dataset:
+        for split in ("train", "val"):
+            make_rows(config, dataset, split, config.seed)
+    run_folder = Folder(config.out_dir)
+    newest = folder.last_state(run_folder)
+    if newest is None:
+        given_weights(config, dataset)
+    elif config.init_from == "resume":  # without it, all parameters are the run's own
+        try:
+            state = checkpoint.load(run_folder, newest)
+        except UserError:
+            return  # torn: `begin` goes on from an older one
+        check_can_go_on(state, config, dataset)
 
 
 def original(config: Config, run: Run) -> Config:
@@ -68,28 +104,33 @@ def original(config: Config, run: Run) -> Config:
 
 def restore(run: Run, state: dict[str, Any], config: Config, dataset: Dataset) -> None:
     """Make `run` what it was when `state` was saved."""
-    check_same(state, config, dataset, (*WEIGHTS, *ORDER, "optimizer"))
-    if config.max_iters < state["iteration"]:
-        raise UserError(f"max_iters={config.max_iters} should be at least {state['iteration']}, where the run is")
-    if state["fingerprint"] != dataset.meta.fingerprint:
-        raise UserError(
-            f"out_dir={config.out_dir} was trained on another dataset than {config.dataset}; start a new run"
-        )
+    check_can_go_on(state, config, dataset)
     run.model.load_state_dict(state["model"])
     for optimizer, saved in zip(run.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
-    run.init_from = state["config"]["init_from"]
+    run.init_from = checkpoint.config_of(state).init_from
     for name in COUNTS:
         setattr(run, name, state[name])
 
 
-def check_same(state: dict[str, Any], config: Config, dataset: Dataset, keys: tuple[str, ...]) -> None:
+def check_can_go_on(state: dict[str, Any], config: Config, dataset: Dataset | None) -> None:
+    """Refuse a state that a run of this config and dataset can't be gone on with from."""
+    check_same(state, config, dataset, (*WEIGHTS, *ORDER, "optimizer"))
+    if config.max_iters < state["iteration"]:
+        raise UserError(f"max_iters={config.max_iters} should be at least {state['iteration']}, where the run is")
+    if dataset and state["fingerprint"] != dataset.meta.fingerprint:
+        raise UserError(
+            f"out_dir={config.out_dir} was trained on another dataset than {config.dataset}; start a new run"
+        )
+
+
+def check_same(state: dict[str, Any], config: Config, dataset: Dataset | None, keys: tuple[str, ...]) -> None:
     """Refuse a state that was trained with other values of `keys` or on another alphabet."""
     trained = checkpoint.config_of(state)
     for key in keys:
         if getattr(trained, key) != getattr(config, key):
             raise UserError(f"{key}={getattr(config, key)!r} should be {getattr(trained, key)!r}, as in the checkpoint")
-    if state["vocabulary"] != dataset.meta.vocabulary.characters:
+    if dataset and state["vocabulary"] != dataset.meta.vocabulary.characters:
         raise UserError(f"the checkpoint's alphabet {state['vocabulary']!r} is not that of dataset={config.dataset}")
 
 
@@ -141,6 +182,7 @@ def summarize(run: Run, config: Config, dataset: Dataset, world: World, started:
         "threads": torch.get_num_threads(),
         "device": str(world.device),
         "dataset_fingerprint": dataset.meta.fingerprint,
+        "lines_left_out": count_left_out(config, dataset.meta),
         "checkpoint": absolute(Folder(config.out_dir).at(folder.BEST)) if scores else None,
     }
 

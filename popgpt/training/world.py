@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import socket
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from popgpt.training.board import Board
 
@@ -115,6 +118,36 @@ def _from_messages(tensors: Sequence[Tensor], owners: Sequence[int]) -> list[Ten
     for exchange in exchanges:
         exchange.wait()
     return received
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where the processes of a group find one another: a port of the first one's, and the socket that listens there."""
+
+    host: str
+    port: int
+    file: int  # the socket's number in the first process
+
+    @classmethod
+    def at(cls, host: str) -> Meeting:
+        """A meeting at this process. It listens on `host` alone; torch by itself would listen on every interface."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, 0), family=family)
+        return cls(host, listening.getsockname()[1], listening.detach())
+
+
+def join(meeting: Meeting, backend: str, rank: int, size: int, timeout: timedelta) -> None:
+    """Make this process the one of `rank` in a process group of torch's. It returns when all have come.
+
+    Args:
+        backend: gloo or nccl.
+        timeout: of the coming, and of each exchange.
+    """
+    file = meeting.file if rank == 0 else None
+    store = TCPStore(
+        meeting.host, meeting.port, size, rank == 0, timeout, wait_for_workers=False, master_listen_fd=file
+    )
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
 
 
 def pick_device(name: str, index: int = 0) -> torch.device:

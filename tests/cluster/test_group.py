@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from popgpt.files import Folder
 from popgpt.training.folder import last_state, read_metrics
 from popgpt.training.loop import Row, fit
 from popgpt.training.world import World
-from tests.nodes import kill, nothing_is_held, pids, wait_for, worker_pids
+from tests.nodes import WORKER, exposed, kill, listening, nothing_is_held, pids, wait_for, worker_pids
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 Make = Callable[..., Config]
@@ -50,7 +51,11 @@ def test_any_number_of_workers_gives_the_losses_of_one_process(
     result = fit(alone, ensure_dataset(alone), World(torch.device("cpu")))
     for workers in (1, 2, 3):
         config = tiny(**shape, workers=workers, out_dir=str(tmp_path / f"of{workers}"))
-        shared = train(config, resources)
+        with listening() as found:
+            shared = train(config, resources)
+        assert exposed(found) == set()
+        ports = Counter(pid for pid, _ in {(process.split()[-1], at) for process, at in found if WORKER in process})
+        assert workers == 1 or max(ports.values()) > 1, "a worker listens for the others as well as for Ray"
         assert losses(config) == pytest.approx(losses(alone), rel=1e-5)
         assert shared["world_size"] == workers
         assert (shared["lines"], shared["tokens"]) == (result["lines"], result["tokens"])

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import ray
 from ray._private import services
 
-from popgpt.cluster.session import cluster_address, connected
+from popgpt.cluster.session import ENVIRONMENT, cluster_address, connected
 from popgpt.config import UserError
-from tests.nodes import PATIENCE
+from tests.nodes import PATIENCE, exposed, listeners
 
 
 @pytest.fixture
@@ -68,6 +71,52 @@ def test_a_ray_that_fails_is_told_of_in_one_line(
     monkeypatch.setattr(ray, "init", fail)
     with pytest.raises(UserError, match=f"^{said}: The current node timed out during startup.$"), connected():
         pass
+
+
+@pytest.mark.parametrize(
+    ("settled", "token"),
+    [
+        ({}, r"[0-9a-f]{64}"),
+        ({"RAY_AUTH_MODE": "token"}, r"[0-9a-f]{64}"),
+        ({"RAY_AUTH_TOKEN": "the user's"}, "the user's"),
+        ({"RAY_AUTH_TOKEN_PATH": "a/file"}, ""),
+        ({"RAY_AUTH_MODE": "disabled"}, ""),
+    ],
+    ids=str,
+)
+def test_a_ray_started_here_asks_for_a_token_of_its_own_unless_the_user_has_settled_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settled: dict[str, str], token: str
+) -> None:
+    """The token is in the environment that Ray's processes inherit, in no file, and gone when Ray is."""
+    monkeypatch.setattr("popgpt.cluster.session.cluster_address", lambda: None)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "GLOO_SOCKET_IFNAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in settled.items():
+        monkeypatch.setenv(name, value)
+    found: list[str] = []
+
+    def fail(**options: object) -> None:
+        assert services.get_node_ip_address() == "127.0.0.1"
+        assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
+        found.append(os.environ.get("RAY_AUTH_TOKEN", ""))
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(ray, "init", fail)
+    before = dict(os.environ) | ENVIRONMENT
+    for _ in range(2):
+        with pytest.raises(UserError, match="enough"), connected():
+            pass
+    assert all(re.fullmatch(token, each) for each in found)
+    assert (found[0] != found[1]) == token.startswith("[")
+    assert dict(os.environ) | ENVIRONMENT == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_who_listens_to_other_machines_is_found() -> None:
+    """By what tells so of a group's processes, in other tests."""
+    with socket.create_server(("127.0.0.1", 0)), socket.create_server(("0.0.0.0", 0)) as open_to_all:
+        assert {address for _, address in exposed(listeners())} == {f"0.0.0.0:{open_to_all.getsockname()[1]}"}
 
 
 @pytest.mark.parametrize(

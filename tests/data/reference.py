@@ -1,10 +1,24 @@
-"""Rows and masks in plain Python, slow and obvious, to hold the fast ones to."""
+"""Lines, rows and masks in plain Python, slow and obvious, to hold the fast ones to."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from popgpt.data.lines import Text, from_utf8
+
+
+def lines_in(data: bytes) -> list[str]:
+    """The lines of a text file, blank ones too, without their ends; bytes that are not UTF-8 as lone surrogates."""
+    lines, line, before = [], bytearray(), b""
+    for byte in (data[at : at + 1] for at in range(3 if data[:3] == b"\xef\xbb\xbf" else 0, len(data))):
+        if byte in (b"\r", b"\n"):
+            if (before, byte) != (b"\r", b"\n"):
+                lines.append(line)
+                line = bytearray()
+        else:
+            line += byte
+        before = byte
+    return [each.decode("utf-8", "surrogateescape") for each in ([*lines, line] if line else lines)]
 
 
 def text_of(lines: list[str]) -> Text:

@@ -11,9 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from popgpt.config import UserError
+from popgpt.config import UserError, make_config
 from popgpt.data import building
-from popgpt.data.batches import IGNORE_INDEX, Batch, Rows, batch_at, pack
+from popgpt.data.batches import (
+    IGNORE_INDEX,
+    Batch,
+    Rows,
+    batch_at,
+    count_left_out,
+    describe_too_long,
+    make_rows,
+    pack,
+)
 from popgpt.data.dataset import Dataset, open_dataset
 from popgpt.data.files import TextLines
 from popgpt.data.vocabulary import Vocabulary
@@ -27,11 +36,11 @@ LINE = st.text(st.sampled_from("012+é=→"), min_size=1, max_size=9).filter(lam
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Dataset]:
-    def make(lines: list[str], shard_lines: int = 10) -> Dataset:
+    def make(lines: list[str], shard_lines: int = 10, held_out: int = 0) -> Dataset:
         path = tmp_path_factory.mktemp("data") / "lines"
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(building, "SHARD_LINES", shard_lines)
-            plan = building.Plan("lines", "text", {}, "=", "", "", 1, 0, 0)
+            plan = building.Plan("lines", "text", {}, "=", "", "", 1, held_out, held_out)
             building.build_dataset(path, TextLines(text_of(lines), "=", 1), plan)
         return open_dataset(path)
 
@@ -142,6 +151,49 @@ def test_windows_partition_the_stream(make: Make) -> None:
         places = sorted((stream * 2).index(text) for text in texts)
         covered = {place % len(stream) for begin in places for place in range(begin, begin + 7)}
         assert len(covered) == 7 * len(texts) == 700
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+@pytest.mark.parametrize("aligned", [True, False])
+def test_lines_too_long_are_told_and_counted_as_rows_leave_them_out(make: Make, aligned: bool, isolated: bool) -> None:
+    dataset = make([f"{number}={'1' * (number % 9 + 1)}" for number in range(1000, 1200)], held_out=40)
+    whole = {split: dataset.split(split).lines() for split in ("train", "val", "test")}
+    for block_size in (9, 13, 14, 15):
+        values = {"block_size": block_size, "align_to_lines": aligned, "isolate_lines": isolated}
+        config = make_config(values, "here")
+        rows = {split: make_rows(config, dataset, split, 0).lines_left_out for split in ("train", "val")}
+        assert count_left_out(config, dataset.meta) == rows
+        room = block_size - (aligned and not isolated)
+        long = {split: sum(len(line) > room for line in lines) for split, lines in whole.items()}
+        assert rows == ({"train": long["train"], "val": long["val"]} if aligned else {"train": 0, "val": 0})
+        told = describe_too_long(config, dataset.meta, list(whole))
+        for split, lines in whole.items():
+            concerned = long[split] > 0 and (aligned or split != "train")
+            assert (f"{long[split]} of {len(lines)} lines of {split} " in told) == concerned
+
+
+def test_what_is_said_of_lines_too_long(make: Make) -> None:
+    meta = make(["1=1", "22222=2", "3=3", "44444444=4", "5=5", "6=6"], held_out=2).meta
+    assert [meta.count_longer(split, 6) for split in ("train", "val", "test")] == [1, 0, 1]
+    config = make_config({"block_size": 6}, "here")
+    windows = config.model_copy(update={"align_to_lines": False})
+    together = make_config({"block_size": 7, "isolate_lines": False}, "here")
+    train, test = "1 of 2 lines of train", "1 of 2 lines of test"
+    loss, wrong = "left out of the loss and token accuracy", "counted as wrong by exact match"
+    both = f"{train} and {test} are too long for block_size"
+    assert describe_too_long(config, meta, ["train", "test"]) == (
+        f"{both}=6: left out of training, {loss}, {wrong}; block_size=10 holds all"
+    )
+    assert describe_too_long(together, meta, ["train", "test"]) == (
+        f"{both}=7: left out of training, {loss}, {wrong}; block_size=11 holds all"
+    )
+    assert describe_too_long(config, meta) == (
+        f"{train} are too long for block_size=6: left out of training; block_size=10 holds all"
+    )
+    assert describe_too_long(windows, meta, ["train", "test"]) == (
+        f"{test} are too long for block_size=6: {wrong}; block_size=10 holds all"
+    )
+    assert describe_too_long(config, meta, ["val"]) == ""
 
 
 @pytest.mark.parametrize("aligned", [True, False])

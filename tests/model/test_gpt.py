@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from popgpt.config import make_config
-from popgpt.model.gpt import GPT, KVCache, RowDropout, line_mask, parameter_count
+from popgpt.model.gpt import GPT, KVCache, RowDropout, line_mask, parameter_count, shapes
 
 CONFIG = make_config({"d_model": 32, "d_head": 8, "n_layer": 2, "block_size": 16, "dropout": 0.0})
 
@@ -20,6 +21,14 @@ def test_shapes_and_parameter_count() -> None:
     assert gpt(tokens, torch.arange(7).expand(3, 7)).shape == (3, 7, 12)
     d, norms = 32, 5 * 32
     assert parameter_count(gpt) == 2 * 12 * d * d + (12 + 16 + 12) * d + norms
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_shapes_of_a_model_are_known_without_it(bias: bool) -> None:
+    config = make_config({"d_model": 24, "n_head": 3, "n_layer": 3, "block_size": 9, "bias": bias})
+    gpt = GPT(config, 11)
+    for named in (gpt.state_dict().items(), gpt.named_parameters()):
+        assert list(shapes(config, 11).items()) == [(name, tuple(tensor.shape)) for name, tensor in named]
 
 
 def test_a_position_sees_nothing_after_it() -> None:

@@ -9,14 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from popgpt.config import UserError, make_config
+from popgpt.config import UserError
 from popgpt.files import Folder
-from popgpt.model.gpt import GPT
 from popgpt.training import checkpoint
 from popgpt.training.folder import drop_states, keep_state
+from tests.runs import some_state
 
 STATE = {"iteration": 3, "model": {"weight": torch.arange(6.0)}, "scores": None}
 SEALED = checkpoint.seal(STATE)
+REAL = some_state(3)
 
 
 def test_a_sealed_state_comes_back_and_torch_reads_it_too(tmp_path: Path) -> None:
@@ -38,7 +39,7 @@ def test_a_sealed_state_comes_back_and_torch_reads_it_too(tmp_path: Path) -> Non
 )
 def test_states_of_a_run_that_has_ended_go(tmp_path: Path, keep: int, best: bool, left: set[str]) -> None:
     for name in ("state-9.pt", "state-30.pt", "state-100.pt", *(["ckpt.pt"] if best else [])):
-        (tmp_path / name).write_bytes(SEALED)
+        (tmp_path / name).write_bytes(checkpoint.seal(REAL))
     drop_states(Folder(tmp_path), keep)
     assert Folder(tmp_path).names() == left
     assert checkpoint.load_latest(Folder(tmp_path)) is not None
@@ -73,7 +74,7 @@ def test_a_hostile_pickle_is_refused(tmp_path: Path) -> None:
 
 
 def save(folder: Folder, iteration: int, best: bool = False, before: int | None = None) -> None:
-    checkpoint.save({**STATE, "iteration": iteration}, folder)
+    checkpoint.save({**REAL, "iteration": iteration}, folder)
     keep_state(folder, iteration, best, before)
 
 
@@ -119,10 +120,8 @@ def test_two_states_are_kept_beside_the_best(tmp_path: Path) -> None:
 
 def real_states(folder: Folder) -> bytes:
     """Two states of a real model in a folder; the newer's bytes."""
-    config = make_config({"n_layer": 1, "d_model": 16, "d_head": 8, "block_size": 16})
-    model = GPT(config, 14)
     for iteration in (1, 2):
-        checkpoint.save({"iteration": iteration, "model": model.state_dict()}, folder)
+        checkpoint.save({**REAL, "iteration": iteration}, folder)
     return folder.read("state-2.pt")
 
 

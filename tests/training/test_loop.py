@@ -49,7 +49,7 @@ def test_a_run_leaves_what_the_readme_says(tiny: Make) -> None:
     assert set(result) >= {
         *("exact_match", "exact_match_n", "exact_match_low", "exact_match_high", "token_accuracy", "val_loss"),
         *("iteration", "train_seconds", "wall_seconds", "lines", "tokens", "lines_per_second", "world_size", "threads"),
-        *("dataset_fingerprint", "checkpoint", "by_operation"),
+        *("dataset_fingerprint", "lines_left_out", "checkpoint", "by_operation"),
     }
     logged = read_metrics(Folder(out))
     assert [row["iteration"] for row in logged] == [1, 2, 3, 4] == [row["iteration"] for row in rows]

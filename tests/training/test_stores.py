@@ -18,6 +18,7 @@ from popgpt.training import checkpoint, folder
 from popgpt.training.loop import Row, fit
 from tests import s3
 from tests.nodes import PATIENCE
+from tests.runs import some_state
 from tests.training.test_loop import ALONE, logged, run, same_states
 
 Make = Callable[..., Config]
@@ -37,7 +38,7 @@ def test_torn_states_are_recognised_and_the_one_before_used(store: str, caplog: 
     place = Folder(store)
     place.make()
     for iteration in (1, 2, 3):
-        checkpoint.save({"iteration": iteration, "w": torch.ones(9)}, place)
+        checkpoint.save(some_state(iteration), place)
         folder.keep_state(place, iteration, iteration == 1, iteration - 1)
     assert place.names() == {"ckpt.pt", "state-2.pt", "state-3.pt"}
     whole = place.read("state-3.pt")
