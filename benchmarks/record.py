@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from popgpt.cli import run
 from popgpt.progress import SweepProgress
 from popgpt.sweep import asha, stored
 from popgpt.sweep.record import Record
@@ -119,4 +120,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(lambda _: main())

@@ -53,7 +53,7 @@ settings.load_profile("popgpt")
 
 # Variables that change what popgpt, or a library of its, does or prints.
 FOREIGN = (
-    *("AWS_", "LC_", "MLFLOW_", "RAY_", "TRAIN_", "TUNE_", "WANDB_", "GOMP_", "OMP_"),
+    *("AWS_", "LC_", "MLFLOW_", "RAY_", "TRAIN_", "TUNE_", "WANDB_", "OMP_"),
     *("CLICOLOR", "COLUMNS", "FORCE_COLOR", "LANG", "LINES", "NO_COLOR", "TTY_", "JUPYTER_"),
     *("PYTHONIOENCODING", "PYTHONUTF8", "PYTHONWARNINGS", "PYTHONSAFEPATH"),
     "PYTHONDONTWRITEBYTECODE",  # each of the hundreds of processes would compile popgpt anew
@@ -152,9 +152,15 @@ def one_ray_at_a_time(kept_ray: KeptRay) -> None:
 
 
 @pytest.fixture
-def shared_ray(kept_ray: KeptRay, monkeypatch: pytest.MonkeyPatch) -> KeptRay:
-    """The Ray that sweeps and groups of this process run on, for tests to which it is nothing who has started it."""
-    monkeypatch.setattr("popgpt.cluster.session.connected", kept_ray.connected)
+def shared_ray(request: pytest.FixtureRequest, kept_ray: KeptRay, monkeypatch: pytest.MonkeyPatch) -> KeptRay:
+    """The Ray that sweeps of this process run on, for tests to which it is nothing who has started it.
+
+    Slow ones share none: they start commands, to which the environment of a Ray of this process's is foreign.
+    """
+    if request.node.get_closest_marker("slow"):
+        kept_ray.close()
+    else:
+        monkeypatch.setattr("popgpt.cluster.session.connected", kept_ray.connected)
     return kept_ray
 
 

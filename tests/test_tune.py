@@ -211,9 +211,7 @@ def check_finalists_in_mlflow(finalists: dict[str, Any], went_on: list[str]) -> 
 
 
 @pytest.mark.slow
-def test_a_sweep_killed_between_trials_and_finalists_goes_on(
-    here: Path, own_ray: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sweep_killed_between_trials_and_finalists_goes_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["space.yaml", "finalists=1", "finalist_seeds=1", "d_model=8", "num_samples=3", "mlflow_log=false"]
 
     def killed(*_: Any) -> None:
@@ -493,7 +491,7 @@ def test_a_trial_that_rays_memory_monitor_kills_fails_alone(here: Path) -> None:
     free = min(1024 * int(available), all_there_is - get_used_memory())
     if free < 8e9:
         pytest.skip("takes 8 GB of free memory")
-    monitor = {"RAY_memory_usage_threshold": str(1 - (free - 4e9) / all_there_is)}
+    monitor = {"RAY_memory_usage_threshold": str(1 - (free - 6e9) / all_there_is)}  # other tests take some too
     words = ["asha=null", "d_model=512", "d_head=64", "n_layer=4", "batch_size={grid: [8000, 8]}", "num_samples=1"]
     words += ["learning_rate=0.01", "max_iters=4", "mlflow_log=false", "resources.max_concurrent=1"]
     done = subprocess.run(
@@ -587,7 +585,7 @@ def test_starting_anew_keeps_the_old_sweep(here: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("interrupted", [False, True], ids=["to its end", "Ctrl-C"])
-def test_trials_of_two_workers_leave_nothing_on_a_ray_of_others(here: Path, own_ray: None, interrupted: bool) -> None:
+def test_trials_of_two_workers_leave_nothing_on_a_ray_of_others(here: Path, interrupted: bool) -> None:
     """Four on two cores, so that a place which is not given back ends in a wait without end."""
     words = ["workers=2", "resources.cpus_per_trial=2", "eval_interval=3", "asha.grace_period=3", "mlflow_log=false"]
     words += ["max_iters=100000", "eval_interval=100000", "asha=null"] if interrupted else []
@@ -642,7 +640,7 @@ def test_a_trial_that_takes_more_than_its_share_of_a_gpu_fails_alone(
 
 
 @pytest.mark.slow
-def test_a_trial_whose_supervisor_is_killed_gives_its_place_back(here: Path, own_ray: None) -> None:
+def test_a_trial_whose_supervisor_is_killed_gives_its_place_back(here: Path) -> None:
     """On a Ray without a dashboard, whose own cleaner needs one."""
     words = ["workers=2", "resources.cpus_per_trial=2", "asha=null", "d_model=8", "num_samples=1"]
     words += [
