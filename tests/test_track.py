@@ -152,8 +152,10 @@ def test_a_sweep_is_sent_with_its_trials(store: str, tmp_path: Path, capsys: pyt
     repeat = {"id": "0000-s1", "of": "0000", "config": {"seed": 9}, "status": "completed", "reason": None}
     best = {"id": "0000", "test": {"exact_match": 0.25}}
     base = {**TINY, "experiment": "sums"}
-    sweep = {"metric": "exact_match", "best": best, "trials": trials, "sweep": {"base": base}}
-    sweep |= {"finalists": [{"id": "0000"}], "repeats": [{**repeat, "metrics": ROWS}]}
+    seeds = [{"seed": seed, "run": run, "status": "completed"} for seed, run in ((8, "0000"), (9, "0000-s1"))]
+    sweep = {"metric": "exact_match", "best": best, "trials": trials}
+    sweep |= {"sweep": {"base": base, "space": {}, "asha": None, "max_t": 40}}
+    sweep |= {"finalists": [{"id": "0000", "seeds": seeds, "mean": 0.5}], "repeats": [{**repeat, "metrics": ROWS}]}
     (out_dir / "sweep.json").write_text(json.dumps(sweep))
     for _ in range(2):
         track.sync(out_dir)

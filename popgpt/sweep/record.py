@@ -15,6 +15,7 @@ from popgpt.sweep.space import Sweep, SweepFile
 
 FILE, OPEN = stored.FILE, stored.OPEN
 KEPT = ("config", "status", "reason", "metrics")  # of a trial, for a later process
+TEST = ("exact_match", "exact_match_n", "exact_match_low", "exact_match_high")  # of a score, what is shown
 RESUME = "--resume goes on with the same sweep: set it back, or give another out_dir"
 
 
@@ -150,7 +151,9 @@ class Record:
         self.asha = before.get("asha")
         self._written = before.get("written", 0)
         self.gpu = before.get("gpu")
-        self.scored = before["best"] if "test" in (before["best"] or {}) else {}
+        best = before["best"] or {}
+        whole = all((best.get("test") or {}).get(key) is not None for key in TEST)
+        self.scored = best if whole else {}
         return len(failed)
 
     def reopen(self, holds: Callable[[str], bool]) -> None:

@@ -239,8 +239,8 @@ def _disagreements(content: Content) -> Iterator[str]:
                 yield f"finalists: {problem}"
     test = (content["best"] or {}).get("test")
     if test is not None:
-        needed = ("exact_match", "exact_match_n", "exact_match_low", "exact_match_high")
-        yield from (f"best: test lacks {name}" for name in needed if test.get(name) is None)
+        if test.get("exact_match") is None:
+            yield "best: test lacks exact_match"
         yield from (f"best: test: {problem}" for problem in [scores_problem(test)] if problem)
     if (content["sweep"]["asha"] or {}).get("brackets", 1) > MOST_BRACKETS:
         yield "sweep: asha: brackets are too many"
@@ -265,7 +265,7 @@ def _asha_disagreements(asha: Content, trials: Sequence[str], promotes: bool) ->
     for name, at in asha["failed"].items():
         if name not in asha["scores"][brackets[name]].get(str(at), {}):
             yield f"failed: trial {name} has no score at rung {at}"
-    if promotes and set(asha.get("to") or {}) != set(brackets):
+    if promotes and (asha.get("to") is None or set(asha["to"]) != set(brackets)):
         yield "to: should say of each trial where it is held next"
 
 

@@ -129,7 +129,7 @@ MUTATIONS = [
     (put("metric", value="speed"), "metric='speed' should be 'exact_match'"),
     (put("best", value=[]), r"best=\[\] should be"),
     (put("best", "id", value="0099"), "best: there is no trial 0099"),
-    (put("best", "test", value={"exact_match": 0.5}), "best: test lacks exact_match_n"),
+    (put("best", "test", value={"val_loss": 0.5}), "best: test lacks exact_match"),
     (put("trials", value={}), "trials={} should be a list"),
     (put("trials", 0, "id", value="../../etc"), "trials.0.id='../../etc' should match pattern"),
     (put("trials", 0, "id", value="0007"), "trials are .*, should be 0000, 0001 and so on"),
