@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ logger = logging.getLogger("popgpt")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write OUT/report.html and OUT/report.md from OUT/sweep.json. Raises UserError where there is none."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m popgpt.report",
         description="Make report.html and report.md of a sweep, ended or not, from its sweep.json.",
     )

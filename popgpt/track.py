@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,7 +22,7 @@ Row = Mapping[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do as the command line says. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m popgpt.track", description="What MLflow has of your runs.")
+    parser = cli.Parser(prog="python -m popgpt.track", description="What MLflow has of your runs.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     sending = commands.add_parser("sync", help="send MLflow what it lacks of a run or a sweep; may be repeated")
     sending.add_argument("folder", metavar="RUN_DIR", help="out_dir of a run or of a sweep")

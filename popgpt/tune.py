@@ -30,7 +30,7 @@ logger = logging.getLogger("popgpt")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Sweep as the command line says. Returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m popgpt.tune",
         description="Find the best configuration of a search space with Ray Tune and ASHA.",
         epilog=cli.parameters_help(),

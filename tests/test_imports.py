@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "popgpt"
 FLOORS = [
-    {"config", "files", "stores", "metrics", "data"},
+    {"text", "config", "files", "stores", "metrics", "data"},
     {"model", "sweep", "tracking"},
     {"training"},
     {"cluster"},
