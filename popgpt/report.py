@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("out", metavar="OUT", help="the sweep's folder")
     out_dir = Path(parser.parse_args(argv).out).resolve()
     write(out_dir)
-    print(f"report: {out_dir / HTML}")
+    cli.tell(f"report: {out_dir / HTML}")
 
 
 def write(out_dir: Path) -> None:
