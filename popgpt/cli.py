@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -18,6 +19,7 @@ from popgpt.config import Config, UserError
 from popgpt.stores import is_uri
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+AGAIN_SECONDS = 0.01
 
 
 class Stopped(KeyboardInterrupt):
@@ -94,6 +96,7 @@ class Signals:
         self._heeded = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
 
     def heed(self) -> None:
+        sys.unraisablehook = self._again
         for number in self._heeded:
             signal.signal(number, self._stop)
 
@@ -105,6 +108,16 @@ class Signals:
         if not self.settled:
             self.received.append(number)
             raise Stopped
+
+    def _again(self, lost: sys.UnraisableHookArgs) -> None:
+        """Send a signal again that came where Python cannot raise: in a destructor, or as an import's lock is freed.
+
+        Another thread does it, a moment later: this one is still there.
+        """
+        if isinstance(lost.exc_value, Stopped):
+            threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), self.received.pop())).start()
+        else:
+            sys.__unraisablehook__(lost)
 
 
 class ShownLog(logging.Handler):
@@ -167,8 +180,8 @@ def say(line: str) -> None:
 
 
 def tell(line: str) -> None:
-    """Print a line to stdout."""
-    print(text.printable(line))
+    """Print a line to stdout, at once."""
+    print(text.printable(line), flush=True)
 
 
 def _leave(code: int) -> NoReturn:

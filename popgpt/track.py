@@ -69,7 +69,7 @@ def sync(where: str | Path) -> None:
                 if not free and parent is None:
                     raise UserError(f"{folder.where} is in use: its run is going on, and sends what it logs itself")
                 line = send(mlflow, story) if free else "is going on, left alone"
-            print(f"run {name}: {line}", flush=True)
+            cli.tell(f"run {name}: {line}")
             parent = parent or story.identity.ids["mlflow"]
 
 

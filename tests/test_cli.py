@@ -168,6 +168,16 @@ def test_a_signal_ends_quietly_with_its_exit_code(number: signal.Signals, wait: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_a_destructor_is_not_lost(number: signal.Signals) -> None:
+    done = ended(f"""
+    class Last:
+        def __del__(self): signal.raise_signal({int(number)})
+    Last()
+    time.sleep(300)""")
+    assert (done.returncode, done.stderr) == (128 + number, "interrupted\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_after_the_work_does_not_change_the_exit_code(number: signal.Signals) -> None:
     done = ended(f"import atexit, signal; atexit.register(signal.raise_signal, {int(number)}); return 3")
     assert (done.returncode, done.stderr) == (3, "")

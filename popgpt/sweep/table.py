@@ -113,8 +113,8 @@ def fitting(ranked: Sequence[Standing], metric: str, width: int) -> list[Column]
     whole = scores(ranked)
     short = {name: replace(column, header=SHORT[name]) for name, column in whole.items()}
     folded = [folded_column(ranked, name, names) for name in names]
-    for swept, results in ((plain, whole), (folded, short)):
-        for fewer in range(len(losable) + 1):
+    for swept, results, most in ((plain, whole, len(losable) - 1), (folded, short, len(losable))):
+        for fewer in range(most + 1):
             kept = [column for name, column in results.items() if name not in losable[:fewer]]
             if total(found := [trials, *swept, *kept, status]) <= width:
                 return found
