@@ -11,7 +11,8 @@ def _end_quietly_until_run() -> None:
 
     The imports before that take a while, in which Python would answer with a traceback.
     """
-    import _signal  # type: ignore[import-not-found] # what `signal` is made of: that imports enum, in which time a signal may come
+    # What `signal` is made of. That one imports enum first, some milliseconds in which a signal may come.
+    import _signal  # type: ignore[import-not-found]
 
     def end(number: int, frame: object) -> None:
         try:

@@ -32,7 +32,7 @@ def complete(
         max_new_tokens: characters to write at most, the newline counted.
         temperature: 0 takes the likeliest character; else characters are sampled at this temperature.
         draws: [len(prompts), max_new_tokens] uniform random numbers in [0, 1), which decide what is sampled: a
-            prompt's answer does not depend on the prompts beside it.
+            prompt's answer does not depend on the prompts beside it. Without them the likeliest is taken.
     Raises:
         UserError: a prompt is empty, has a character the model never saw, or is longer than block_size.
     """
