@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 GAP = 2
-LETTERS = 5  # of a word in a header that is folded, at least
+LETTERS = (5, 3)  # of a word in a header that is folded, at least: at first, and where there is less room
 SHOWN_REASONS = 10
 SHORT = {
     "iterations": "iters",
@@ -112,8 +112,9 @@ def fitting(ranked: Sequence[Standing], metric: str, width: int) -> list[Column]
     trials, *plain = found[: len(names) + 1]
     whole = scores(ranked)
     short = {name: replace(column, header=SHORT[name]) for name, column in whole.items()}
-    folded = [folded_column(ranked, name, names) for name in names]
-    for swept, results, most in ((plain, whole, len(losable) - 1), (folded, short, len(losable))):
+    folded, shortest = ([folded_column(ranked, name, names, letters) for name in names] for letters in LETTERS)
+    fewest = len(losable)
+    for swept, results, most in ((plain, whole, fewest - 1), (folded, short, fewest - 1), (shortest, short, fewest)):
         for fewer in range(most + 1):
             kept = [column for name, column in results.items() if name not in losable[:fewer]]
             if total(found := [trials, *swept, *kept, status]) <= width:
@@ -133,8 +134,9 @@ def identifiers(ranked: Sequence[Standing]) -> Column:
 
 
 def swept_names(ranked: Sequence[Standing]) -> list[str]:
-    """The swept parameters, in the order of the space."""
-    return list(dict.fromkeys(name for each in ranked for name in each.trial["config"]))
+    """The swept parameters, in the order of the space. What repeats have besides, their seed, is in their names."""
+    own = [each.trial["config"] for each in ranked if "of" not in each.trial]
+    return list(dict.fromkeys(name for config in own for name in config))
 
 
 def values(ranked: Sequence[Standing], name: str, digits: int = 4) -> list[str]:
@@ -143,12 +145,12 @@ def values(ranked: Sequence[Standing], name: str, digits: int = 4) -> list[str]:
     return [value(config[name], digits) if name in config else "" for config in configs]
 
 
-def folded_column(ranked: Sequence[Standing], name: str, names: Sequence[str]) -> Column:
+def folded_column(ranked: Sequence[Standing], name: str, names: Sequence[str], least: int) -> Column:
     """A parameter's column, as wide as its values: each word of its name is cut to that and has a line of its own."""
     cells = values(ranked, name, digits=3)
     others = [other for other in names if other != name]
     longest = max(map(len, name.split("_")))
-    for letters in range(min(longest, max([LETTERS, *map(len, cells)])), longest):
+    for letters in range(min(longest, max([least, *map(len, cells)])), longest):
         if folded_name(name, letters) not in [folded_name(other, letters) for other in others]:
             return Column(folded_name(name, letters), cells)
     return Column(folded_name(name, longest), cells)

@@ -106,10 +106,18 @@ def test_what_matters_least_goes_first() -> None:
     assert seen == {1, 2, 3, 4, 5}
 
 
+def test_a_repeat_has_no_column_for_its_seed() -> None:
+    ranked = sweep(3, SPACES[6])
+    repeat = {**ranked[0].trial, "id": "0000-s1", "of": "0000", "config": {**ranked[0].trial["config"], "seed": 1338}}
+    lines = drawn([table.table([table.standing(repeat, "exact_match"), *ranked], "exact_match", 80)], 80)
+    assert "seed" not in " ".join(lines)
+    assert "1000" in lines[-4].split(), "how far it got is seen beside six parameters"
+
+
 def test_folded_headers_stay_distinct() -> None:
     ranked = sweep(3, {"eval_interval_a": [1], "eval_interval_b": [2], "evaluation_interval_b": [3]})
     names = table.swept_names(ranked)
-    headers = [table.folded_column(ranked, name, names).header for name in names]
+    headers = [table.folded_column(ranked, name, names, 5).header for name in names]
     assert len({*headers}) == 3
     assert headers[0] == "eval\ninter\na"
 
