@@ -5,25 +5,35 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import io
 import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from popgpt import files
+from popgpt import files, text
 from popgpt.config import Config, UserError
 from popgpt.redaction import redacted
 from popgpt.stores import is_uri, refuse_secrets
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+AGAIN_SECONDS = 0.01
 
 
 class Stopped(KeyboardInterrupt):
     """A signal came. A KeyboardInterrupt itself, were it to pass through an exec (a dataclass that is imported), would
     make Python die of SIGINT in the end, whatever the exit code.
     """
+
+
+class Parser(argparse.ArgumentParser):
+    """Complains of arguments, which it repeats, in lines that may be shown."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(text.line(message))
 
 
 def parameters_help() -> str:
@@ -41,9 +51,9 @@ def shown(value: object) -> object:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else value
 
 
-def config_parser(name: str, description: str) -> argparse.ArgumentParser:
+def config_parser(name: str, description: str) -> Parser:
     """A parser for `popgpt.NAME CONFIG [key=value ...]`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"python -m popgpt.{name}",
         description=description,
         epilog=parameters_help(),
@@ -67,8 +77,16 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
     """Run an entry point, and exit: 0 done, 1 the system refused, 2 a mistake the user can mend, 128 + a signal's
     number (130 Ctrl-C, 143 SIGTERM, 141 nobody reads the output).
     """
+    escape_what_streams_lack()
     show_log()
     _leave(_outcome(main))
+
+
+def escape_what_streams_lack() -> None:
+    """Have stdout and stderr take any text: what is not in their encoding is written as a backslash escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class Signals:
@@ -80,6 +98,7 @@ class Signals:
         self._heeded = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
 
     def heed(self) -> None:
+        sys.unraisablehook = self._again
         for number in self._heeded:
             signal.signal(number, self._stop)
 
@@ -92,13 +111,24 @@ class Signals:
             self.received.append(number)
             raise Stopped
 
+    def _again(self, lost: sys.UnraisableHookArgs) -> None:
+        """Send a signal again that came where Python cannot raise: in a destructor, or as an import's lock is freed.
+
+        Another thread does it, a moment later: this one is still there.
+        """
+        if isinstance(lost.exc_value, Stopped):
+            threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), self.received.pop())).start()
+        else:
+            sys.__unraisablehook__(lost)
+
 
 class ShownLog(logging.Handler):
     """Prints what popgpt's modules log: `warning: ...`, and information as it is."""
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
-        say(prefix + record.getMessage())
+        for line in record.getMessage().split("\n"):
+            say(prefix + line)
 
 
 def show_log() -> None:
@@ -129,23 +159,31 @@ def _outcome(main: Callable[[Sequence[str] | None], int | None]) -> int:
             return 128 + (signals.received[0] if signals.received else signal.SIGINT)
         if isinstance(error, BrokenPipeError):
             return 128 + signal.SIGPIPE
-        if not isinstance(error, UserError | OSError):
+        if not isinstance(error, UserError | OSError | UnicodeEncodeError):
             raise
-        for line in _told(error).splitlines():
+        for line in _told(error).split("\n"):
             say(f"error: {line}")
-        return 2 if isinstance(error, UserError) else 1
+        return 1 if isinstance(error, OSError) else 2
 
 
-def _told(error: UserError | OSError) -> str:
+def _told(error: UserError | OSError | UnicodeEncodeError) -> str:
+    if isinstance(error, UnicodeEncodeError):  # of a name that was given: streams take any text
+        hint = "give text that is UTF-8" if error.encoding.startswith("utf") else "set PYTHONUTF8=1"
+        return f"{text.printable(error.object)}: cannot be written in {error.encoding}; {hint}"
     if isinstance(error, UserError) or not error.strerror:
         return str(error) or type(error).__name__
-    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return f"{text.printable(str(error.filename))}: {error.strerror}" if error.filename else error.strerror
 
 
 def say(line: str) -> None:
-    """Print to stderr, where anybody still reads it, without the secrets that a library may have quoted."""
+    """Print a line to stderr, where anybody still reads it, without the secrets that a library may have quoted."""
     with contextlib.suppress(OSError):
-        print(redacted(line), file=sys.stderr, flush=True)
+        print(text.line(redacted(line)), file=sys.stderr, flush=True)
+
+
+def tell(line: str) -> None:
+    """Print a line to stdout, at once."""
+    print(text.printable(line), flush=True)
 
 
 def _leave(code: int) -> NoReturn:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,10 +20,12 @@ Scores = dict[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate as the command line says. Returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m popgpt.evaluate", description="Generated exact match of a run, in total and by operation."
     )
-    parser.add_argument("run", metavar="RUN_DIR", help="folder of a run, or a checkpoint file, by path or URI")
+    parser.add_argument(
+        "run", metavar="RUN_DIR", help="folder of a run or a sweep, or a checkpoint file, by path or URI"
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--split", choices=["val", "test"], default="val", help="part of the run's dataset (val)")
     source.add_argument("--file", metavar="LINES.txt", help="a text file of lines: prompt, separator, answer")
@@ -34,17 +35,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     from popgpt.data.batches import line_room
+    from popgpt.progress import waiting
     from popgpt.training.checkpoint import open_model
     from popgpt.training.evaluation import evaluate_split
     from popgpt.training.world import pick_device
 
     model, state = open_model(args.run, pick_device(args.device))
-    if args.file:
-        scores = score_file(model, state, Path(args.file), args.data_dir)
-    else:
-        dataset = open_its_dataset(state, args.data_dir)
-        too_long = dataset.meta.count_longer(args.split, line_room(model.config))
-        scores = {"split": args.split, **evaluate_split(model, dataset, args.split), "lines_too_long": too_long}
+    with waiting("evaluating"):
+        if args.file:
+            scores = score_file(model, state, Path(args.file), args.data_dir)
+        else:
+            dataset = open_its_dataset(state, args.data_dir)
+            too_long = dataset.meta.count_longer(args.split, line_room(model.config))
+            scores = {"split": args.split, **evaluate_split(model, dataset, args.split), "lines_too_long": too_long}
     if args.json:
         print(json.dumps(scores, indent=2))
     else:
@@ -134,7 +137,7 @@ def print_scores(scores: Scores) -> None:
     """A few lines for people."""
     from popgpt.progress import describe_exact_match
 
-    print(f"{scores.get('split') or scores.get('file')}: {describe_exact_match(scores)}")
+    cli.tell(f"{scores.get('split') or scores.get('file')}: {describe_exact_match(scores)}")
     for symbol, part in scores["by_operation"].items():
         print(f"  {symbol}  {part['exact_match']:.2%} [{part['low']:.2%}, {part['high']:.2%}] of {part['n']:,}")
     if too_long := scores["lines_too_long"]:

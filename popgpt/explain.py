@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from popgpt import cli
 from popgpt.config import MOST, Config, load_config, read_yaml, where_from
+from popgpt.text import printable
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -104,7 +105,7 @@ def values_of(kind: str, values: Sequence[Any]) -> str:
 
 def parameters(config: Config, sources: Mapping[str, str]) -> list[str]:
     """Each parameter, its value and where that comes from; the defaults last, on one line."""
-    values = {name: cli.shown(value) for name, value in config.model_dump().items()}
+    values = {name: printable(str(cli.shown(value))) for name, value in config.model_dump().items()}
     said = [name for name in values if sources[name] != "default"]
     width = max((len(f"{name}={values[name]}") for name in said), default=0)
     lines = [f"  {f'{name}={values[name]}':<{width}}  {sources[name]}" for name in said]
@@ -129,7 +130,7 @@ def sight(config: Config, dataset: Dataset, rows: Rows) -> list[str | Text]:
     epochs = config.max_iters * each / rows.rows_per_epoch
     too_long = describe_too_long(config, dataset.meta)
     return [
-        f"rows of dataset {dataset.path}, the learned characters in green and [brackets]",
+        f"rows of dataset {printable(str(dataset.path))}, the learned characters in green and [brackets]",
         *(show_row(batch, row, dataset.meta.vocabulary) for row in range(min(SHOWN_ROWS, counted))),
         f"  {masked}",
         f"  {lines * each:,.0f} lines, {tokens * each:,.0f} tokens, {learned * each:,.0f} learned, per iteration of "
@@ -167,7 +168,7 @@ def characters(batch: Batch, row: int, vocabulary: Vocabulary) -> list[tuple[str
         last = place + 1 == len(segments) or segments[place + 1] != segments[place]
         if last and targets[place] != IGNORE_INDEX:
             read.append((vocabulary.characters[targets[place]], True))
-    return [("⏎" if character == "\n" else character, learned) for character, learned in read]
+    return [("⏎" if character == "\n" else printable(character), learned) for character, learned in read]
 
 
 def model_size(config: Config, dataset: Dataset) -> list[str]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from popgpt.cli import parameters_help, run
+from popgpt.cli import Parser, parameters_help, run, tell
 from popgpt.config import UserError, load_config, make_config, named
 from popgpt.data.building import Plan, Source, build_dataset
 from popgpt.data.dataset import Dataset, calculator_plan, check_options, dataset_path, open_dataset
@@ -25,15 +25,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     path, source, plan = _calculator(given) if given.from_text is None else _own_lines(given)
     dataset, built = _prepare(path, source, plan, given.force)
     print("\n".join(describe(dataset)))
-    print(f"{'prepared' if built else 'already there'}: {path} ({time.perf_counter() - begun:.1f} s)")
+    tell(f"{'prepared' if built else 'already there'}: {path} ({time.perf_counter() - begun:.1f} s)")
     if given.from_text is not None:
         words = [f"dataset={given.dataset}", *([f"data_dir={given.data_dir}"] if given.data_dir != "data" else [])]
-        print(f"train on it: python -m popgpt.train CONFIG {shlex.join(words)}")
-        print("  python -m popgpt.init FILE writes a CONFIG that fits to the lines of FILE, and a search space")
+        tell(f"train on it: python -m popgpt.train CONFIG {shlex.join(words)}")
+        tell("  python -m popgpt.init FILE writes a CONFIG that fits to the lines of FILE, and a search space")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m popgpt.prepare",
         description="Build the dataset of a config, or with --from-text that of your own lines.",
         epilog=parameters_help(),
@@ -78,7 +78,7 @@ def _own_lines(given: argparse.Namespace) -> tuple[Path, Source, Plan]:
     contents = read_file(given.from_text, given.separator)
     source = TextLines(usable_lines(given.from_text, contents, given.drop_bad), given.separator, given.seed)
     for note in _notes(contents, given.separator):
-        print(note)
+        tell(note)
     held_out = min(_HELD_OUT, max(1, len(source) // 10))
     lines = {"val_lines": given.val_lines, "test_lines": given.test_lines}
     lines = {name: held_out if value is None else value for name, value in lines.items()}

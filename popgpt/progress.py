@@ -9,18 +9,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
+from popgpt import cli
 from popgpt.config import Config
-from popgpt.sweep.ranking import iterations, table
 from popgpt.sweep.record import Record
+from popgpt.sweep.table import Standing, cropped, in_order, standing, value
+from popgpt.text import line
 
 Row = dict[str, Any]
+T = TypeVar("T")
+PATIENCE = 2.0  # seconds after which a wait is said
 STOPPING_LINE = b"stopping after this iteration; Ctrl-C again to stop at once\n"
 
 
@@ -54,6 +60,32 @@ def unbreakable(console: Console) -> Console:
     if not isinstance(console.file, Unbreakable):
         console.file = cast(IO[str], Unbreakable(console.file))
     return console
+
+
+@contextmanager
+def waiting(what: str, after: float = PATIENCE) -> Iterator[None]:
+    """Says on stderr what is waited for, once, where it takes longer than `after` seconds."""
+    ended = threading.Event()
+
+    def tell() -> None:
+        if not ended.wait(after):
+            cli.say(f"{what} ...")
+
+    teller = threading.Thread(target=tell, name="waiting", daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+@contextmanager
+def waiting_for(what: str, context: AbstractContextManager[T], after: float = PATIENCE) -> Iterator[T]:
+    """`context`, entered under `waiting`."""
+    with ExitStack() as stack:
+        with waiting(what, after):
+            entered = stack.enter_context(context)
+        yield entered
 
 
 class TrainingProgress:
@@ -126,42 +158,70 @@ class Rate:
 class SweepProgress:
     """Shows a sweep as it goes: one live table on a terminal, a line for each event elsewhere. Use as a context."""
 
-    def __init__(self, record: Record, console: Console | None = None):
+    def __init__(self, record: Record, console: Console | None = None, patience: float = PATIENCE):
+        self._patience = patience
         self._record = record
         self._console = unbreakable(console or Console(stderr=True))
-        self._begun = time.perf_counter(), sum(map(iterations, record.runs.values()))
+        self._known: dict[str, tuple[tuple[int, list[Row]], Standing]] = {}  # by rows: how many, and the last
+        self._begun = time.perf_counter(), sum(each.iterations for each in self._now())
+        self._first = ExitStack()
         self._live = Live(console=self._console, transient=True, refresh_per_second=2, get_renderable=self._picture)
 
     def __enter__(self) -> SweepProgress:
         if self._console.is_terminal:
             self._live.start()
+        else:
+            self._first.enter_context(waiting("starting the first trials", self._patience))
         return self
 
     def __exit__(self, *ending: object) -> None:
+        self._first.close()
         if self._console.is_terminal:
             self._live.stop()
 
+    def _now(self) -> list[Standing]:
+        """Where every run stands. A trial is looked at anew once it has reported."""
+        now = []
+        for name, trial in self._record.runs.items():
+            rows = len(trial["metrics"]), trial["metrics"][-1:]
+            seen, known = self._known.get(name, (None, None))
+            if known is None or rows != seen:
+                known = standing(trial, self._record.sweep.metric)
+                self._known[name] = rows, known
+            now.append(known._replace(trial=trial))
+        return now
+
     def _picture(self) -> RenderableType:
-        runs, sweep, (begun, before) = self._record.runs, self._record.sweep, self._begun
-        done, unfinished = sum(map(iterations, runs.values())), self._record.unfinished()
-        left = sum(max(0, sweep.max_t - iterations(runs[name])) for name in unfinished)
-        ended = f"{len(runs) - len(unfinished)} of {len(runs)} trials ended"
+        """As many trials as there is room for, and under them, always, what is spent and left."""
+        ranked = in_order(self._now(), self._record.sweep.metric)
+        text = Text(self._summary(ranked))
+        height = self._console.height - len(self._console.render_lines(text, pad=False))
+        return Group(*cropped(ranked, self._record.sweep.metric, self._console, height), text)
+
+    def _summary(self, standings: list[Standing]) -> str:
+        begun, before = self._begun
+        done, unfinished = sum(each.iterations for each in standings), {*self._record.unfinished()}
+        open_ones = [each for each in standings if each.trial["id"] in unfinished]
+        left = sum(max(0, self._record.sweep.max_t - each.iterations) for each in open_ones)
+        ended = f"{len(standings) - len(unfinished)} of {len(standings)} trials ended"
         budget = describe_budget(done, left, done - before, time.perf_counter() - begun)
-        return Group(table(list(runs.values()), sweep.metric), f"{ended}, {budget}")
+        return f"{ended}, {budget}" if done > before or not unfinished else f"starting the first trials; {budget}"
 
     def __call__(self, name: str, event: str) -> None:
         """Show an event of a trial that the record has taken in."""
         if self._console.is_terminal:
             return  # the picture is drawn anew by itself
         trial = self._record.runs[name]
+        if event != "started":
+            self._first.close()
         if event == "started":
-            text = "  ".join(f"{key}={value}" for key, value in trial["config"].items())
+            text = "  ".join(f"{key}={value(given, 6)}" for key, given in trial["config"].items())
         elif event == "reported":
             row = trial["metrics"][-1]
             text = f"iteration {row['iteration']}  loss {row['train_loss']:.4f}  {describe_exact_match(row)}"
         else:
             text = ": ".join(filter(None, (trial["status"], trial["reason"])))
-        self._console.print(f"trial {name}  {text}", highlight=False, soft_wrap=True)
+        self._console.print(line(f"trial {name}  {text}"), highlight=False, markup=False, soft_wrap=True)
 
 
 def describe_budget(done: int, left: int, lately: int, seconds: float) -> str:
@@ -187,7 +247,7 @@ def describe_scores(scores: Row) -> str:
     return f"{describe_exact_match(scores)}  {others}"
 
 
-@contextlib.contextmanager
+@contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     """Yields `should_stop`: true after the first Ctrl-C or SIGTERM. The second one interrupts at once."""
     asked = False
@@ -206,16 +266,3 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def waiting(what: str, after: float = 2.0) -> Iterator[None]:
-    """Say `what ...` on stderr where the context lasts over `after` seconds."""
-    console = unbreakable(Console(stderr=True))
-    timer = threading.Timer(after, console.print, [f"{what} ..."], {"highlight": False, "markup": False})
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()

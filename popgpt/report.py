@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +14,14 @@ logger = logging.getLogger("popgpt")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write OUT/report.html and OUT/report.md from OUT/sweep.json. Raises UserError where there is none."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m popgpt.report",
         description="Make report.html and report.md of a sweep, ended or not, from its sweep.json.",
     )
     parser.add_argument("out", metavar="OUT", help="the sweep's folder")
     out_dir = Path(parser.parse_args(argv).out).resolve()
     write(out_dir)
-    print(f"report: {out_dir / HTML}")
+    cli.tell(f"report: {out_dir / HTML}")
 
 
 def write(out_dir: Path) -> None:

@@ -3,48 +3,77 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import math
+import os
+import select
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TextIO
 
-from popgpt import cli
+from popgpt import cli, text
 from popgpt.config import UserError, shortened
 
 COLDEST = 1e-6  # below it the likeliest character is certain, and logits / temperature would overflow
+BATCH = 1024  # lines that are answered at once, at most
+CHUNK = 2**16
+
+Answer = Callable[[Sequence[str]], list[str | UserError]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Complete prompts as the command line says. Returns the exit code."""
-    args = _parser().parse_args(argv)
+    args = _parse(sys.argv[1:] if argv is None else argv)
     _check(args)
-
-    import torch
-
-    from popgpt.data.vocabulary import Vocabulary
-    from popgpt.model.generation import complete
-    from popgpt.training.checkpoint import open_model
-    from popgpt.training.world import pick_device
-
-    device = pick_device(args.device)
-    model, state = open_model(args.run, device)
-    vocabulary, separator = Vocabulary(state["vocabulary"]), state["separator"]
-    generator = torch.Generator(device).manual_seed(args.seed)
-    longest = args.max_new_tokens or state["longest_answer"] + 1
-    temperature = args.temperature if args.temperature >= COLDEST else 0.0
-
-    def answer(prompts: Sequence[str]) -> list[str]:
-        asked = [prompt if separator in prompt else prompt + separator for prompt in prompts]
-        done = complete(model, vocabulary, asked, longest, temperature=temperature, generator=generator)
-        return [prompt + text for prompt, text in zip(asked, done, strict=True)]
-
+    if argv is None:  # a prompt is UTF-8, whatever the locale
+        args.prompts = [os.fsencode(prompt).decode("utf-8", "surrogateescape") for prompt in args.prompts]
+    answer = _open(args)
     if args.prompts:
-        print("\n".join(answer(args.prompts)))
-    elif sys.stdin and sys.stdin.isatty():
-        _talk(answer, separator)
-    else:
-        return _answer_lines(answer)
-    return 0
+        return _show_given(args.prompts, answer)
+    if sys.stdin and sys.stdin.isatty():
+        return _talk(answer)
+    return _answer_lines(answer)
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    """The arguments. Whatever is none of the options is a prompt, so `-5+3=` is one."""
+    parser = cli.Parser(prog="python -m popgpt.sample", description="Complete prompts with a trained run.")
+    parser.add_argument(
+        "run", metavar="RUN_DIR", help="folder of a run or a sweep, or a checkpoint file, by path or URI"
+    )
+    parser.add_argument(
+        "prompts", nargs="*", metavar="PROMPT", help="such as 12.5+7.3= (the separator may be left out)"
+    )
+    options = [
+        parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest character (default)"),
+        parser.add_argument("--seed", type=int, default=0, help="of the sampling, where the temperature is above 0"),
+        parser.add_argument(
+            "--max-new-tokens", type=int, metavar="N", help="default: the longest answer of the dataset"
+        ),
+        parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"]),
+    ]
+    given, others = _part(words, [name for option in options for name in option.option_strings])
+    return parser.parse_args([*given, "--", *others])
+
+
+def _part(words: Sequence[str], options: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Options with their values, and the other words. An option may be cut short, as argparse has it."""
+    given: list[str] = []
+    others: list[str] = []
+    left = iter(words)
+    for word in left:
+        name, equals, _ = word.partition("=")
+        if word == "--":
+            others += left
+        elif word in ("-h", "--help"):
+            given.append(word)
+        elif len(name) > 2 and any(option.startswith(name) for option in options):
+            value = None if equals else next(left, None)
+            given.append(word if value is None else f"{word}={value}")
+        else:
+            others.append(word)
+    return given, others
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -55,54 +84,125 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--seed={args.seed} should be at least 0 and less than {2**63}")
     if args.max_new_tokens is not None and args.max_new_tokens < 1:
         raise UserError(f"--max-new-tokens={args.max_new_tokens} should be at least 1")
-    for prompt in args.prompts:
-        if "\n" in prompt or "\r" in prompt:
-            raise UserError(f"prompt {shortened(prompt)} should be one line")
 
 
-def _answer_lines(answer: Callable[[Sequence[str]], list[str]]) -> int:
-    """Answer each line of standard input; a bad one is told and the others are answered. Returns the exit code."""
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
-    code = 0
-    for number, line in enumerate(sys.stdin or (), 1):
-        prompt = (line.removeprefix("\ufeff") if number == 1 else line).strip("\r\n")
+def _open(args: argparse.Namespace) -> Answer:
+    """What answers prompts in order: each with its line, or with why it has none."""
+    import numpy as np
+
+    from popgpt.data.vocabulary import Vocabulary
+    from popgpt.model.generation import check_length, complete
+    from popgpt.training.checkpoint import open_model
+    from popgpt.training.world import pick_device
+
+    model, state = open_model(args.run, pick_device(args.device))
+    vocabulary, separator = Vocabulary(state["vocabulary"]), state["separator"]
+    longest = args.max_new_tokens or state["longest_answer"] + 1
+    temperature = args.temperature if args.temperature >= COLDEST else 0.0
+    random = np.random.default_rng(args.seed)
+
+    def asked(prompt: str) -> str | UserError:
+        whole = prompt if separator in prompt else prompt + separator
         try:
-            if prompt:
-                print(answer([prompt])[0], flush=True)
+            if "\n" in prompt or "\r" in prompt:
+                raise UserError("should be one line")
+            prompt.encode()
+            check_length(model, whole)
+            vocabulary.encode(whole)
+        except UnicodeEncodeError:
+            return UserError("not UTF-8")
         except UserError as error:
-            cli.say(f"error: line {number}: {error}")
+            return error
+        return whole
+
+    def answer(prompts: Sequence[str]) -> list[str | UserError]:
+        found = [asked(prompt) for prompt in prompts]
+        good = [prompt for prompt in found if isinstance(prompt, str)]
+        draws = random.random((len(good), longest)) if temperature else None
+        done = iter(complete(model, vocabulary, good, longest, temperature=temperature, draws=draws))
+        return [prompt + next(done) if isinstance(prompt, str) else prompt for prompt in found]
+
+    return answer
+
+
+def _show(prompts: Sequence[str], called: Sequence[str], answer: Answer) -> int:
+    """Print the answers, and of a prompt that has none what it is called and why. Returns the exit code."""
+    code = 0
+    for name, found in zip(called, answer(prompts), strict=True):
+        if isinstance(found, str):
+            print(text.printable(found, keep="\t") if sys.stdout.isatty() else found)
+        else:
+            sys.stdout.flush()
+            cli.say(f"error: {name}: {found}")
             code = 2
+    sys.stdout.flush()
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m popgpt.sample", description="Complete prompts with a trained run.")
-    parser.add_argument("run", metavar="RUN_DIR", help="folder of a run, or a checkpoint file, by path or URI")
-    parser.add_argument(
-        "prompts", nargs="*", metavar="PROMPT", help="such as 12.5+7.3= (the separator may be left out)"
-    )
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest character (default)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling, where the temperature is above 0")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="default: the longest answer of the dataset")
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    return parser
+def _show_given(prompts: Sequence[str], answer: Answer) -> int:
+    return _show(prompts, [f"prompt {shortened(prompt)}" for prompt in prompts], answer)
 
 
-def _talk(answer: Callable[[Sequence[str]], list[str]], separator: str) -> None:
+def _answer_lines(answer: Answer) -> int:
+    """Answer the lines of standard input, as many at once as have come. Returns the exit code."""
+    code, before = 0, 0
+    for lines in _arriving(sys.stdin):
+        asked = {number: line for number, line in enumerate(lines, before + 1) if line}
+        code = max(code, _show([*asked.values()], [f"line {number}" for number in asked], answer))
+        before += len(lines)
+    return code
+
+
+def _arriving(stream: TextIO | None) -> Iterator[list[str]]:
+    """The lines of a stream, in UTF-8 whatever its encoding is said to be, up to BATCH at a time. None waits for one
+    that has yet to come.
+    """
+    lines: list[str] = []
+    begun = bytearray()  # a line whose end has yet to come
+    first = True
+    for chunk, more in _chunks(stream):
+        ended, newline, rest = chunk.rpartition(b"\n")
+        if newline:
+            lines += _decoded(bytes(begun + ended), first)
+            begun, first = bytearray(), False
+        begun += rest
+        while len(lines) >= BATCH or (lines and not more):
+            yield lines[:BATCH]
+            del lines[:BATCH]
+    lines += _decoded(bytes(begun), first) if begun else []
+    for start in range(0, len(lines), BATCH):
+        yield lines[start : start + BATCH]
+
+
+def _chunks(stream: TextIO | None) -> Iterator[tuple[bytes, bool]]:
+    """What can be read of a stream, as it comes, and each time whether more is there already."""
+    if stream is None:
+        return
+    try:
+        descriptor = stream.fileno()
+    except OSError:  # it is no file's
+        yield stream.buffer.read(), False
+        return
+    while chunk := os.read(descriptor, CHUNK):
+        yield chunk, bool(select.select([descriptor], [], [], 0)[0])
+
+
+def _decoded(data: bytes, first: bool) -> list[str]:
+    """Lines; what is not UTF-8 is half characters, which no prompt may have."""
+    text = data.decode("utf-8", "surrogateescape")
+    text = text.removeprefix("\ufeff") if first else text
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _talk(answer: Answer) -> int:
     """Ask and answer on a terminal, until an empty line or the end of input."""
-    print(f"a prompt a line (such as 12.5+7.3{separator}); an empty line ends")
-    while True:
-        try:
-            prompt = input("> ")
-        except EOFError:
-            return
-        if not prompt:
-            return
-        try:
-            print(answer([prompt])[0])
-        except UserError as error:
-            print(error)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+    print("a prompt a line; an empty line ends")
+    with contextlib.suppress(EOFError):
+        while prompt := input("> "):
+            _show_given([prompt], answer)
+    return 0
 
 
 if __name__ == "__main__":

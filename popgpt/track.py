@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,7 +23,7 @@ Row = Mapping[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do as the command line says. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m popgpt.track", description="What MLflow has of your runs.")
+    parser = cli.Parser(prog="python -m popgpt.track", description="What MLflow has of your runs.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     sending = commands.add_parser("sync", help="send MLflow what it lacks of a run or a sweep; may be repeated")
     sending.add_argument("folder", metavar="RUN_DIR", help="out_dir of a run or of a sweep")
@@ -76,7 +75,7 @@ def sync(where: str | Path) -> None:
                 if not free and parent is None:
                     raise UserError(f"{folder.where} is in use: its run is going on, and sends what it logs itself")
                 line = send(mlflow, story) if free else "is going on, left alone"
-            print(f"run {name}: {line}", flush=True)
+            cli.tell(f"run {name}: {line}")
             parent = parent or story.identity.ids["mlflow"]
 
 

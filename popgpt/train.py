@@ -47,7 +47,7 @@ def train(config: Config, local: bool) -> Row:
     from popgpt.data.batches import describe_too_long
     from popgpt.data.dataset import ensure_dataset, find_dataset
     from popgpt.files import Folder
-    from popgpt.progress import TrainingProgress, stop_on_interrupt
+    from popgpt.progress import TrainingProgress, stop_on_interrupt, waiting
     from popgpt.training import folder
     from popgpt.training.run import check_can_begin
 
@@ -57,7 +57,8 @@ def train(config: Config, local: bool) -> Row:
         folder.check_place(run_folder)
         check_can_begin(config, find_dataset(config))
     with folder.told_of_store(run_folder), ready_alone(config) if local else ready_on_ray(config) as fit:
-        dataset = ensure_dataset(config)
+        with waiting("preparing the dataset"):
+            dataset = ensure_dataset(config)
         with folder.claimed(run_folder, folder.DRIVER_LOCK, patience=0):
             going_on = going_on or folder.holds_unfinished(config)  # another command may have been faster
             if too_long := describe_too_long(config, dataset.meta):
@@ -141,11 +142,12 @@ def ready_on_ray(config: Config) -> Iterator[Fit]:
     """`fit` on the workers of a Ray group, once Ray is there and has what they need."""
     from popgpt.cluster import session
     from popgpt.cluster.group import train_on_workers
+    from popgpt.progress import waiting_for
 
     def each_of(has: session.Resources) -> dict[str, float]:
         return has.per_worker(config.workers, config.device, config.min_workers)
 
-    with session.connected(each_of) as resources:
+    with waiting_for("starting Ray", session.connected(each_of)) as resources:
         each = each_of(resources)
         yield lambda dataset, report, should_stop: train_on_workers(config, each, report, should_stop)
 
@@ -158,8 +160,8 @@ def print_result(config: Config, result: Row) -> None:
         print(f"stopped at iteration {result['last_iteration']}; the same command goes on")
     if "exact_match" in result:
         print(f"best on the validation split, at iteration {result['iteration']}: {describe_scores(result)}")
-        print(f"checkpoint: {result['checkpoint']}")
-        print(f"next: python -m popgpt.evaluate {shlex.quote(config.out_dir)} --split test")
+        cli.tell(f"checkpoint: {result['checkpoint']}")
+        cli.tell(f"next: python -m popgpt.evaluate {shlex.quote(config.out_dir)} --split test")
 
 
 if __name__ == "__main__":

@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from popgpt.sweep.space import Sweep
 
 Row = dict[str, Any]
+LINES_BELOW = 14  # that are told under the table of the trials, at most
 logger = logging.getLogger("popgpt")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Sweep as the command line says. Returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m popgpt.tune",
         description="Find the best configuration of a search space with Ray Tune and ASHA.",
         epilog=cli.parameters_help(),
@@ -67,7 +68,7 @@ def tune(sweep: Sweep, resume: bool, force: bool, retry_failed: bool) -> int:
     from popgpt.data.dataset import ensure_dataset
     from popgpt.files import Folder
     from popgpt.mirror import Mirror
-    from popgpt.progress import waiting
+    from popgpt.progress import waiting, waiting_for
     from popgpt.training.folder import check_place
 
     started = time.monotonic()
@@ -78,12 +79,14 @@ def tune(sweep: Sweep, resume: bool, force: bool, retry_failed: bool) -> int:
     record = begin(sweep, out_dir, resume, force, retry_failed)
     check_place(Folder(out_dir))
     base = cli.absolute(sweep.config())
-    dataset = ensure_dataset(base)
+    with waiting("preparing the dataset"):
+        dataset = ensure_dataset(base)
     check_some_can_run(record, dataset)
     warn_of_long_lines(record, dataset)
     scheduler = asha_of(record)
     winner, status = None, "failed"
-    with session.connected(lambda has: place(*demands(record, has), len(record.trials))) as resources:
+    connection = session.connected(lambda has: place(*demands(record, has), len(record.trials)))
+    with waiting_for("starting Ray", connection) as resources:
         placed = placer(record, resources)
         make_place(out_dir, resume)
         record.write(out_dir)
@@ -103,7 +106,7 @@ def tune(sweep: Sweep, resume: bool, force: bool, retry_failed: bool) -> int:
             with waiting(f"sending to {tracking.services()}"):
                 tracking.flush()
     drop_states(record, out_dir)
-    show(record, out_dir, winner, time.monotonic() - started)
+    show(record, out_dir, winner, time.monotonic() - started, a_prompt(dataset, base.block_size))
     return 0 if winner else 130 if record.unfinished() else 1
 
 
@@ -136,13 +139,14 @@ def catch_up(record: Record, out_dir: Path) -> None:
     UserError where one is still at work.
     """
     from popgpt.files import Folder
+    from popgpt.progress import waiting_for
     from popgpt.sweep.record import OPEN, trial_folder
     from popgpt.training.folder import claimed
 
     for name, run in record.runs.items():
         folder = trial_folder(out_dir, name)
         if run["status"] in OPEN and run["status"] != "paused" and folder.exists():  # a paused one has told all
-            with claimed(Folder(folder)):
+            with waiting_for(f"waiting for the process of trial {name} to end", claimed(Folder(folder))):
                 recall(record, out_dir, name)
 
 
@@ -318,6 +322,7 @@ def crown(record: Record, out_dir: Path, dataset: Dataset, mirror: Mirror) -> Ro
 
     Of a finalist it is the run with the sweep's own seed. Where nothing has changed, an earlier process's score stands.
     """
+    from popgpt.progress import waiting
     from popgpt.sweep import ranking
     from popgpt.training.checkpoint import open_model
     from popgpt.training.evaluation import evaluate_split
@@ -334,7 +339,8 @@ def crown(record: Record, out_dir: Path, dataset: Dataset, mirror: Mirror) -> Ro
     if untold := copy_outcome(record, out_dir, name, best):
         mirror.add(name, untold)
     model, _ = open_model(best, pick_device("auto"))
-    return {**found, "test": evaluate_split(model, dataset, "test")}
+    with waiting("scoring the winner on the test split"):
+        return {**found, "test": evaluate_split(model, dataset, "test")}
 
 
 def copy_outcome(record: Record, out_dir: Path, name: str, best: Path) -> list[Row]:
@@ -344,6 +350,7 @@ def copy_outcome(record: Record, out_dir: Path, name: str, best: Path) -> list[R
     between its ckpt.pt and its result.json. Returns the rows that nobody was told of.
     """
     from popgpt.files import Folder
+    from popgpt.progress import waiting_for
     from popgpt.sweep import ranking
     from popgpt.sweep.record import trial_folder
     from popgpt.training import folder
@@ -354,7 +361,7 @@ def copy_outcome(record: Record, out_dir: Path, name: str, best: Path) -> list[R
     for old in (best, new):
         shutil.rmtree(old, ignore_errors=True)
     new.mkdir()
-    with folder.claimed(Folder(trained)):
+    with waiting_for(f"waiting for the process of trial {name} to end", folder.claimed(Folder(trained))):
         for file in (*folder.outcome(Folder(trained)), folder.METRICS):
             shutil.copy(trained / file, new)
     scores = load_best(new)["scores"]
@@ -364,22 +371,13 @@ def copy_outcome(record: Record, out_dir: Path, name: str, best: Path) -> list[R
     return untold
 
 
-def show(record: Record, out_dir: Path, winner: Row | None, seconds: float) -> None:
-    """The answer: the ranked trials, the winner, where it is, and how to look further."""
-    from rich.console import Console
-
+def show(record: Record, out_dir: Path, winner: Row | None, seconds: float, prompt: str) -> None:
+    """The answer: the ranked trials, the winner, where it is, and how to look further. prompt: what to ask it."""
     from popgpt import tracking
     from popgpt.report import HTML
     from popgpt.sweep import ranking
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=200)
-    metric = record.sweep.metric
-    console.print(ranking.table(list(record.trials.values()), metric))
-    if record.finalists:
-        print(f"\nfinalists,{' by their mean' if record.sweep.finalist_seeds else ''} on the validation split")
-        console.print(ranking.finalists_table(record.results(), metric))
+    show_trials(record, out_dir)
     total = sum(ranking.iterations(run) for run in record.runs.values())
     print(f"\n{len(record.runs)} trials, {total:,} iterations, {seconds:.0f} s")
     if record.unfinished():
@@ -388,13 +386,37 @@ def show(record: Record, out_dir: Path, winner: Row | None, seconds: float) -> N
         words = "1 trial failed; run it" if failed == 1 else f"{failed} trials failed; run them"
         print(f"{words} again with the same command and --resume --retry-failed")
     if winner:
-        show_winner(record, out_dir / "best", winner)
+        show_winner(record, out_dir / "best", winner, prompt)
     if (out_dir / HTML).exists():
-        print(f"report: {out_dir / HTML}")
-    print(f"compare the runs: {tracking.ui_command()}")
+        cli.tell(f"report: {out_dir / HTML}")
+    cli.tell(f"compare the runs: {tracking.ui_command()}")
 
 
-def show_winner(record: Record, best: Path, winner: Row) -> None:
+def show_trials(record: Record, out_dir: Path) -> None:
+    """The ranked trials and the finalists; on a terminal as many as leave room for the rest, and why some failed."""
+    from rich.console import Console
+
+    from popgpt.sweep import table
+    from popgpt.sweep.record import FILE
+
+    console, metric = Console(highlight=False), record.sweep.metric
+    ranked = table.in_order([table.standing(trial, metric) for trial in record.trials.values()], metric)
+    if console.is_terminal:
+        console.print(*table.cropped(ranked, metric, console, max(10, console.height - LINES_BELOW)), sep="\n")
+        if len(ranked) > console.height - LINES_BELOW:
+            cli.tell(f"all trials: {out_dir / FILE}")
+        for line in table.describe_failures(record.runs.values(), console.width):
+            print(line)
+    else:
+        console = Console(highlight=False, width=200)
+        console.print(table.table(ranked, metric))
+    if record.finalists:
+        by_mean = " by their mean" if record.sweep.finalist_seeds else ""
+        print(f"\nfinalists,{by_mean} on the validation split")
+        console.print(table.finalists_table(record.results(), metric))
+
+
+def show_winner(record: Record, best: Path, winner: Row, prompt: str) -> None:
     """The result, how it was come by, and what to do with it."""
     from popgpt.progress import describe_exact_match
 
@@ -403,9 +425,16 @@ def show_winner(record: Record, best: Path, winner: Row) -> None:
     means = "" if not record.finalists else f" by the mean of {seeds} seeds" if seeds > 1 else " among the finalists"
     own = f"; this is the run of seed {winner['seed']}, the trial's own" if record.finalists else ""
     print(f"  chosen on the validation split{means}, scored once on the test split{own}")
-    print(f"checkpoint: {best / 'ckpt.pt'}")
-    print(f"train it again: python -m popgpt.train {shlex.quote(str(best / 'config.yaml'))} out_dir=out/again")
-    print(f"ask it: python -m popgpt.sample {shlex.quote(str(best))} '12.5+7.3='")
+    cli.tell(f"checkpoint: {best / 'ckpt.pt'}")
+    cli.tell(f"train it again: python -m popgpt.train {shlex.quote(str(best / 'config.yaml'))} out_dir=out/again")
+    cli.tell(f"ask it: python -m popgpt.sample {shlex.quote(str(best))} {shlex.quote(prompt)}")
+
+
+def a_prompt(dataset: Dataset, longest: int) -> str:
+    """A prompt of the validation split, with its separator, to ask a model; one whose line a row holds, if there is."""
+    lines = dataset.split("val").lines(0, 100)
+    fits = next((line for line in lines if len(line) <= longest), lines[0])
+    return "".join(fits.partition(dataset.meta.separator)[:2])
 
 
 if __name__ == "__main__":

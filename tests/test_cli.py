@@ -28,6 +28,22 @@ cli.run(main)
 """
 
 
+ENTRIES = ["train", "tune", "prepare", "evaluate", "sample", "explain", "track", "report"]
+SITE = """
+import os, signal, sys
+class Import:
+    left = int(os.environ["AT"])
+    def find_spec(self, name, path, target=None):
+        if "popgpt" in sys.modules:
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), int(os.environ["SIGNAL"]))
+sys.meta_path.insert(0, Import())
+"""
+HOSTILE = "\x1b]0;t\x07\r\x9b2J\u202e\udcff"
+SHOWN = r"\x1b]0;t\x07\r\x9b2J\u202e\udcff"
+
+
 def entry(body: str) -> list[str]:
     return [sys.executable, "-c", RUN.format(body=body)]
 
@@ -62,6 +78,70 @@ def test_an_ending_has_its_exit_code_and_no_traceback(body: str, code: int, said
     assert (done.returncode, done.stderr) == (code, said)
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise cli.UserError(f'{hostile}=1 is unknown')", f"error: {SHOWN}=1 is unknown"),
+        ("open('/nowhere/' + hostile[:6] + chr(10))", rf"error: /nowhere/{SHOWN[:12]}\n: No such"),
+        ("open('/nowhere/' + hostile)", f"error: /nowhere/{SHOWN}: cannot be written in ascii; set PYTHONUTF8=1"),
+        ("logging.getLogger('popgpt.x').warning('of %s', hostile)", f"warning: of {SHOWN}"),
+        (
+            "cli.config_parser('x', '').parse_args(['x', '--' + hostile])",
+            f"x: error: unrecognized arguments: --{SHOWN}",
+        ),
+        ("print(hostile[-2:] + chr(0xe9), file=sys.stderr)", r"\u202e\udcff\xe9"),
+        ("raise cli.UserError('a' * 2000 + 'z')", "error: aaaa"),
+    ],
+)
+def test_what_is_said_has_no_control_characters(body: str, said: str) -> None:
+    """Nor what a stream of another encoding cannot take, nor more than 1,000 characters a line."""
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    done = ended(f"import logging; hostile = {HOSTILE!a}; {body}", env=ascii_only)
+    assert "Traceback" not in done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert said in line
+    assert line.isascii()
+    assert line.isprintable()
+    assert len(line) <= 1000
+
+
+def test_streams_take_any_text() -> None:
+    both = entry("print('é⏎'); print('é⏎', file=sys.stderr)")
+    for encoding, text in (("ascii", rb"\xe9\u23ce"), ("latin-1", b"\xe9\\u23ce"), ("utf-8", "é⏎".encode())):
+        outer = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}
+        done = subprocess.run(both, capture_output=True, timeout=PATIENCE, env=outer)
+        assert (done.returncode, done.stdout, done.stderr) == (0, text + b"\n", text + b"\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_work_ends_quietly(number: signal.Signals, tmp_path: Path) -> None:
+    """It comes with the first import of popgpt, or a later one, of each entry point; from the 200th on some have done
+    all that they do here, which is to complain.
+    """
+    (tmp_path / "sitecustomize.py").write_text(SITE)
+    outer = {**os.environ, "SIGNAL": str(int(number)), "PYTHONPATH": str(tmp_path)}
+    for place, name in enumerate(ENTRIES):
+        at = str([1, 2, 10, 40, 90, 150, 200, 250][(place + number) % 8])
+        words = ["sync", "nowhere"] if name == "track" else ["nowhere"]
+        done = subprocess.run(
+            [sys.executable, "-m", f"popgpt.{name}", *words], capture_output=True, text=True, env={**outer, "AT": at}
+        )
+        assert "Traceback" not in done.stderr, (name, at)
+        if int(at) < 200 or done.returncode != 2:
+            assert (done.returncode, done.stderr) == (128 + number, "interrupted\n"), (name, at)
+
+
+def test_a_program_that_imports_popgpt_keeps_its_handlers(tmp_path: Path) -> None:
+    told = "import popgpt, signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").write_text(told)
+    (tmp_path / "mine" / "__main__.py").write_text("")
+    ways = (["-c", told], ["-m", "mine"], ["-m", "mine", "-m", "popgpt.train"])
+    for way in ways:
+        done = subprocess.run([sys.executable, *way], capture_output=True, text=True, cwd=tmp_path)
+        assert (done.stdout, done.stderr) == ("True\n", "")
+
+
 def test_a_mistake_in_the_program_keeps_its_traceback() -> None:
     done = ended("raise ZeroDivisionError")
     assert done.returncode == 1
@@ -85,6 +165,16 @@ def test_a_signal_ends_quietly_with_its_exit_code(number: signal.Signals, wait: 
     process.send_signal(number)
     _, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (128 + number, "interrupted\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_a_destructor_is_not_lost(number: signal.Signals) -> None:
+    done = ended(f"""
+    class Last:
+        def __del__(self): signal.raise_signal({int(number)})
+    Last()
+    time.sleep(300)""")
+    assert (done.returncode, done.stderr) == (128 + number, "interrupted\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

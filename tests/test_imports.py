@@ -13,7 +13,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "popgpt"
 FLOORS = [
-    {"config", "files", "stores", "redaction", "metrics", "data"},
+    {"text", "config", "files", "stores", "redaction", "metrics", "data"},
     {"model", "sweep", "tracking"},
     {"training"},
     {"cluster"},

@@ -5,6 +5,7 @@ import math
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -52,6 +53,8 @@ from tests.nodes import (
     wait_for,
 )
 from tests.samples import sample_and_whole
+from tests.sweep.test_table import SPACES
+from tests.sweep.test_table import sweep as sweep_of
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
@@ -522,6 +525,58 @@ def trainer(here: Path, trial: str, title: str = "ray::ImplicitFunc") -> int:
     lock = file_of(folder / WRITER_LOCK)
     (pid,) = (pid for pid in pids(title) if lock in opened(pid))
     return pid
+
+
+def ended_sweep(count: int) -> Any:
+    """The record of a sweep of so many trials, some of which failed, as `show` takes it."""
+    trials = {each.trial["id"]: each.trial for each in sweep_of(count, SPACES[6])}
+    return SimpleNamespace(
+        trials=trials,
+        runs=trials,
+        sweep=SimpleNamespace(metric="exact_match", finalist_seeds=1),
+        finalists=[],
+        unfinished=list,
+    )
+
+
+@pytest.mark.parametrize("count", [5, 200])
+def test_the_end_of_a_sweep_fits_a_terminal(
+    count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"FORCE_COLOR": "1", "COLUMNS": "80", "LINES": "24", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
+    score = {"exact_match": 0.5, "exact_match_n": 9, "exact_match_low": 0.4, "exact_match_high": 0.6}
+    tune.show(ended_sweep(count), tmp_path, {"id": "0000", "test": score}, 9.0, "-5 + '3'=")
+    text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    top, _, below = text.partition("\n\n")
+    assert max(len(line) for line in top.splitlines() if str(tmp_path) not in line) <= 80
+    assert text.count("\n") <= 24 + text.count("python -m")  # a command may be longer than a line
+    assert "failed: 0001: RuntimeError: out of memory" in text
+    assert (f"all trials: {tmp_path / 'sweep.json'}" in text) == (count > 10)
+    (asking,) = [line for line in below.splitlines() if line.startswith("ask it: ")]
+    assert shlex.split(asking)[-2:] == [str(tmp_path / "best"), "-5 + '3'="]
+
+
+def test_elsewhere_every_trial_is_shown_with_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tune.show(ended_sweep(200), tmp_path, None, 9.0, "1=")
+    lines = capsys.readouterr().out.splitlines()
+    assert "gradient_accumulation_steps" in lines[0]
+    assert sum(re.match(r"\d{4}  ", line) is not None for line in lines) == 200
+    assert sum("stopped: asha: rung" in line for line in lines) > 100
+
+
+def test_what_to_ask_is_a_prompt_of_the_dataset(here: Path) -> None:
+    dataset = ensure_dataset(load_config("base.yaml"))
+    assert tune.a_prompt(dataset, 32) == dataset.split("val").lines(0, 1)[0].partition("=")[0] + "="
+    lines = ["3 December 2021:2021-12-03", "1 May 2021:2021-05-01"]
+    dates: Any = SimpleNamespace(
+        meta=SimpleNamespace(separator=":"), split=lambda _: SimpleNamespace(lines=lambda *_: lines)
+    )
+    assert [tune.a_prompt(dates, longest) for longest in (64, 22, 4)] == [
+        "3 December 2021:",
+        "1 May 2021:",
+        "3 December 2021:",
+    ]
 
 
 @pytest.mark.parametrize(

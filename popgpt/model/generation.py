@@ -23,7 +23,7 @@ def complete(
     max_new_tokens: int,
     *,
     temperature: float = 0.0,
-    generator: torch.Generator | None = None,
+    draws: NDArray[np.float64] | None = None,
 ) -> list[str]:
     """The completion of each prompt, up to its newline, without it.
 
@@ -31,22 +31,30 @@ def complete(
         prompts: each starts a line, and ends where the model is to go on (with the separator).
         max_new_tokens: characters to write at most, the newline counted.
         temperature: 0 takes the likeliest character; else characters are sampled at this temperature.
+        draws: [len(prompts), max_new_tokens] uniform random numbers in [0, 1), which decide what is sampled: a
+            prompt's answer does not depend on the prompts beside it. Without them the likeliest is taken.
     Raises:
-        UserError: a prompt is empty, has a character the model never saw, or fills block_size.
+        UserError: a prompt is empty, has a character the model never saw, or is longer than block_size.
     """
-    limit = model.config.block_size
     for prompt in prompts:
-        if not 0 < len(prompt) <= limit:
-            raise UserError(f"prompt {prompt[:40]!r} should have 1 to block_size={limit} characters")
+        check_length(model, prompt)
     answers = [""] * len(prompts)
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for start in range(0, len(prompts), BATCH):
         chunk = by_length[start : start + BATCH]
         ids = [vocabulary.encode(prompts[i]) for i in chunk]
-        written = _decode(model, ids, vocabulary.newline, max_new_tokens, temperature, generator)
+        chances = None if temperature == 0 or draws is None else torch.from_numpy(draws[chunk])
+        written = _decode(model, ids, vocabulary.newline, max_new_tokens, temperature, chances)
         for i, row in zip(chunk, written, strict=True):
             answers[i] = vocabulary.decode(row).partition("\n")[0]
     return answers
+
+
+def check_length(model: GPT, prompt: str) -> None:
+    """Raises UserError for a prompt that has no or too many characters."""
+    limit = model.config.block_size
+    if not 0 < len(prompt) <= limit:
+        raise UserError(f"a prompt should have 1 to block_size={limit} characters, not {len(prompt)}")
 
 
 @torch.inference_mode()
@@ -56,7 +64,7 @@ def _decode(
     newline: int,
     max_new_tokens: int,
     temperature: float,
-    generator: torch.Generator | None,
+    draws: Tensor | None,
 ) -> NDArray[np.int64]:
     """[B, up to max_new_tokens] what each row wrote.
 
@@ -77,7 +85,8 @@ def _decode(
     done = torch.zeros(B, dtype=torch.bool, device=device)
     written = []
     for step in range(max_new_tokens):
-        chosen = _choose(logits, temperature, generator).masked_fill(done, newline)
+        chosen = _choose(logits, temperature, draws[:, step].to(device) if draws is not None else None)
+        chosen = chosen.masked_fill(done, newline)
         written.append(chosen)
         positions = (lengths + step)[:, None]
         done = done | (chosen == newline) | (positions[:, 0] >= S)
@@ -93,9 +102,9 @@ def _visible(slots: Tensor, positions: Tensor) -> Tensor:
     return (slots <= positions[:, :, None])[:, None]
 
 
-def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    """logits [B, V] -> ids [B]."""
-    if temperature == 0:
+def _choose(logits: Tensor, temperature: float, draws: Tensor | None) -> Tensor:
+    """logits [B, V] -> ids [B]: the likeliest, or where there are draws [B] the one whose share of [0, 1) each hits."""
+    if draws is None:
         return logits.argmax(dim=-1)
-    chances = torch.softmax(logits.float() / temperature, dim=-1)
-    return torch.multinomial(chances, 1, generator=generator)[:, 0]
+    shares = torch.softmax(logits.double() / temperature, dim=-1).cumsum(dim=-1)
+    return (shares <= draws[:, None]).sum(dim=-1).clamp(max=logits.shape[-1] - 1)

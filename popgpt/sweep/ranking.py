@@ -1,15 +1,12 @@
-"""What a sweep found: ranking, sweep.json and the terminal's table, as pure functions of the trials' records."""
+"""What a sweep found: ranking and sweep.json, as pure functions of the trials' records."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from popgpt.metrics import score
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 Trial = Mapping[str, Any]
 """A trial's record: id, config (the swept parameters), status (completed, stopped or failed), reason or None, and
@@ -88,57 +85,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def table(trials: Sequence[Trial], metric: str) -> Table:
-    """The ranked trials for a terminal: what was swept, how far each got, and its scores."""
-    from rich.table import Table
-
-    swept = list(dict.fromkeys(name for trial in trials for name in trial["config"]))
-    shown = Table(box=None, pad_edge=False)
-    shown.add_column("trial")
-    for name in [*swept, "iterations", "exact match", "95% interval", "token accuracy", "val loss"]:
-        shown.add_column(name, justify="right", no_wrap=name not in swept)
-    shown.add_column("status", overflow="fold")
-    for trial in ranked(trials, metric):
-        row = best_row(trial, metric)
-        values = [_number(trial["config"].get(name)) for name in swept]
-        scores = [_percent(row.get("exact_match")), _interval(row), _percent(row.get("token_accuracy"))]
-        loss = _number(row.get("val_loss"))
-        shown.add_row(str(trial["id"]), *values, str(iterations(trial)), *scores, loss, _status(trial))
-    return shown
-
-
-def finalists_table(results: Sequence[Mapping[str, Any]], metric: str) -> Table:
-    """The finalists for a terminal, in the given order: their mean and the score of each run by its seed."""
-    from rich.table import Table
-
-    shown = Table(box=None, pad_edge=False)
-    for name in ("trial", "mean", "each seed"):
-        shown.add_column(name, overflow="fold")
-
-    def number(value: Any) -> str:
-        return _number(value) if metric == "val_loss" or value is None else f"{value:.2%}"
-
-    for each in results:
-        scores = [f"{run['seed']}: {number(run.get(metric)) or run['status']}" for run in each["seeds"]]
-        shown.add_row(str(each["id"]), number(each["mean"]), "  ".join(scores))
-    return shown
-
-
-def _number(value: Any) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _percent(value: Any) -> str:
-    return "" if value is None else f"{value:.1%}"
-
-
-def _interval(row: Mapping[str, Any]) -> str:
-    low, high = row.get("exact_match_low"), row.get("exact_match_high")
-    return "" if low is None or high is None else f"{low:.1%} to {high:.1%}"
-
-
-def _status(trial: Trial) -> str:
-    reason = trial.get("reason")
-    return f"{trial['status']}: {reason}" if reason else str(trial["status"])

@@ -14,6 +14,7 @@ from popgpt.config import Config, UserError, make_config, shortened
 from popgpt.data.vocabulary import Vocabulary
 from popgpt.files import Folder
 from popgpt.model.gpt import GPT
+from popgpt.sweep.record import FILE as SWEEP
 from popgpt.training import contents
 from popgpt.training.folder import BEST, state_name, state_names, why
 
@@ -81,13 +82,21 @@ def load_latest(folder: Folder) -> dict[str, Any] | None:
 
 
 def load_best(where: str | Path) -> dict[str, Any]:
-    """The state of a run's folder (its ckpt.pt) or of a checkpoint file, by path or URI. Raises UserError."""
+    """The state of a run's folder (its ckpt.pt), of a sweep's (that of its winner) or of a checkpoint file, by path or
+    URI. Raises UserError.
+    """
     folder = Folder(where)
     try:
         if folder.is_file():
             return load(folder.parent, folder.name)
         if folder.path and not folder.path.exists():
             raise UserError(f"{where}: no such file or folder")
+        if SWEEP in (names := folder.names()):
+            if "best" not in names:
+                raise UserError(
+                    f"{where}: this sweep has no winner yet; give a trial's folder, such as trials/0000 in it"
+                )
+            folder = folder / "best"
         if BEST not in folder.names():
             raise UserError(f"{where}: holds no {BEST}; is it the folder of a run?")
     except OSError as error:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from popgpt.config import UserError, make_config
 from popgpt.data.vocabulary import Vocabulary
-from popgpt.model.generation import complete
+from popgpt.model.generation import _choose, complete
 from popgpt.model.gpt import GPT
 
 CONFIG = make_config({"d_model": 32, "d_head": 8, "block_size": 12, "seed": 5})
@@ -43,15 +44,30 @@ def test_batched_decoding_gives_what_one_prompt_alone_gives() -> None:
     assert complete(gpt, VOCABULARY, [], 6) == []
 
 
-def test_sampling_follows_its_generator_and_cold_sampling_is_greedy() -> None:
+def test_sampling_follows_its_draws_and_cold_sampling_is_greedy() -> None:
     gpt, prompts = model(), ["1+2="] * 20
 
     def drawn(seed: int, temperature: float) -> list[str]:
-        generator = torch.Generator().manual_seed(seed)
-        return complete(gpt, VOCABULARY, prompts, 5, temperature=temperature, generator=generator)
+        draws = np.random.default_rng(seed).random((20, 5))
+        return complete(gpt, VOCABULARY, prompts, 5, temperature=temperature, draws=draws)
 
     assert drawn(0, 2.0) == drawn(0, 2.0) != drawn(1, 2.0)
     assert drawn(0, 1e-6) == complete(gpt, VOCABULARY, prompts, 5)
+
+
+def test_what_is_sampled_does_not_depend_on_the_prompts_beside_it() -> None:
+    gpt, prompts, draws = model(), ["1+2=", "9=", "12345+678=", "0"], np.random.default_rng(0).random((4, 6))
+    alone = [
+        complete(gpt, VOCABULARY, prompts[i : i + 1], 6, temperature=2.0, draws=draws[i : i + 1])[0] for i in range(4)
+    ]
+    assert complete(gpt, VOCABULARY, prompts, 6, temperature=2.0, draws=draws) == alone
+
+
+def test_characters_are_sampled_as_often_as_the_model_says() -> None:
+    logits, n = torch.tensor([0.0, 1.0, 2.0, -1.0]), 20_000
+    chosen = _choose(logits.expand(n, 4), 0.5, torch.arange(n, dtype=torch.float64) / n)
+    shares = torch.bincount(chosen, minlength=4) / n
+    torch.testing.assert_close(shares, torch.softmax(logits / 0.5, -1), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize(("prompt", "said"), [("", "should have 1 to"), ("1" * 13, "should have 1 to"), ("1x", "'x'")])

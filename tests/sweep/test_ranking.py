@@ -1,8 +1,5 @@
-import io
 import json
 from typing import Any
-
-from rich.console import Console
 
 from popgpt.sweep import ranking
 
@@ -61,12 +58,3 @@ def test_summary_is_json_and_names_the_best() -> None:
 def test_a_sweep_in_which_nothing_was_evaluated_has_no_best() -> None:
     assert ranking.summary([], "exact_match")["best"] is None
     assert ranking.best([TRIALS[0], TRIALS[3]], "exact_match") is None
-
-
-def test_table_shows_every_trial_with_its_interval() -> None:
-    console = Console(file=io.StringIO(), width=160)
-    console.print(ranking.table(TRIALS, "exact_match"))
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    assert lines[0].split("  ")[0] == "trial"
-    assert lines[1].split() == ["top", "64", "200", "90.0%", "85.0%", "to", "94.0%", "50.0%", "completed"]
-    assert lines[-1].split() == ["broken", "64", "0", "failed:", "RuntimeError:", "out", "of", "memory"]
