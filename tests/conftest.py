@@ -85,6 +85,10 @@ def begin_alike() -> None:
         signal.signal(number, handler)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "xdist_group(name): tests that run in one process; known without xdist too")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep together, where tests run side by side, those that share what their module has started."""
     for item in items:
