@@ -204,7 +204,7 @@ class LineFile:
         after = merged([*before, (self._kept, 0)] if count > self._kept else before)
         if whole and after:
             after = [(0, ENDLESS)]
-        if after != before:
+        if after and (count > self._kept or after != before):
             start = after[-1][0]
             self._folder.write(_piece(self._name, start), "".join(self._lines[start:count]).encode())
             self._remove({start for start, _ in before} - {start for start, _ in after})

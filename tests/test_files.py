@@ -179,6 +179,10 @@ def test_a_file_of_lines_grows(folder: Folder) -> None:
     file.keep(len(file), whole=True)
     assert folder.names() == {"rows.jsonl"}
     assert folder.read("rows.jsonl").decode() == "".join(lines)
+    file.begin(lines[:2])
+    file.add(lines[2])
+    file.keep(len(file), whole=True)
+    assert folder.read("rows.jsonl").decode() == "".join(lines[:3]), "a run that went on and is complete"
     file.begin(lines[:1])
     assert (folder.names(), folder.read("rows.jsonl").decode()) == ({"rows.jsonl"}, lines[0])
 
