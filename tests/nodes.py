@@ -18,7 +18,7 @@ import pytest
 import ray
 from ray._private.state import actors
 
-from popgpt.cluster.session import ENVIRONMENT
+from popgpt.cluster.session import ENVIRONMENT, without_helpers
 
 WORKER = "ray::RayTrainWorker"
 COORDINATOR = "_AutoscalingCoordinatorActor"  # which a Ray has one of, from the first group on, whoever trains on it
@@ -32,7 +32,7 @@ def cluster(*cores: int) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     scratch = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)  # a short path
-    with scratch as folder, pytest.MonkeyPatch.context() as patch:
+    with scratch as folder, pytest.MonkeyPatch.context() as patch, without_helpers():
         patch.setenv("RAY_TMPDIR", folder)  # where Cluster leaves word of itself: nowhere that others look
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
@@ -51,16 +51,26 @@ def wait_for(condition: Callable[[], Any], what: str, every: float = 0.002) -> A
     """What `condition` answers, once it is true of anything."""
     deadline = time.monotonic() + PATIENCE
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        assert time.monotonic() < deadline, (
+            f"waited in vain for {what}; held are {held() if ray.is_initialized() else []}"
+        )
         time.sleep(every)
     return found
 
 
 def nothing_is_held() -> bool:
     """Whether every actor has died, every placement group was removed, and all cores are free."""
-    gone = all(actor["State"] == "DEAD" or actor["ActorClassName"] == COORDINATOR for actor in actors().values())
-    removed = all(group["state"] == "REMOVED" for group in ray.util.placement_group_table().values())
-    return gone and removed and ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]
+    return not held()
+
+
+def held() -> list[str]:
+    """The actors that have not died, the placement groups that were not removed, and how many cores are not free."""
+    alive = [actor for actor in actors().values() if actor["State"] != "DEAD"]
+    found = [f"{each['ActorClassName']}: {each['State']}" for each in alive if each["ActorClassName"] != COORDINATOR]
+    groups = ray.util.placement_group_table().values()
+    found += [f"placement group: {group['state']}" for group in groups if group["state"] != "REMOVED"]
+    taken = ray.cluster_resources()["CPU"] - ray.available_resources().get("CPU", 0)
+    return [*found, *([f"{taken} cores"] if taken else [])]
 
 
 def worker_pids() -> list[int]:

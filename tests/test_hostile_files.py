@@ -165,7 +165,7 @@ def check(sound: Path, here: Path, seed: int) -> None:
 def here(sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to put mutated files in; no command starts Ray."""
 
-    def reached() -> None:
+    def reached(fits: object) -> None:
         raise ReachedRay
 
     monkeypatch.setattr(session, "connected", reached)

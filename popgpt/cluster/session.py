@@ -37,6 +37,7 @@ HERE = {  # of a Ray that is started here
     "GLOO_SOCKET_IFNAME": LOOPBACK,
     "NCCL_SOCKET_IFNAME": LOOPBACK,
 }
+HELPERS = ("start_monitor", "start_api_server", "start_log_monitor")  # methods of ray._private.node.Node
 CONNECT_SECONDS = 3.0
 EXIT_SECONDS = 30
 
@@ -126,7 +127,7 @@ def joined(address: str) -> Iterator[None]:
 @contextmanager
 def started() -> Iterator[None]:
     """A Ray of this process's own. It listens on loopback alone, and answers only processes that have its token."""
-    with environment(HERE), authentication(new_token()), loopback_alone():
+    with environment(HERE), authentication(new_token()), loopback_alone(), without_helpers():
         yield_cores(True)
         try:
             initialize("no Ray could be started here", address="local", include_dashboard=False)
@@ -165,6 +166,24 @@ def loopback_alone() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def without_helpers() -> Iterator[None]:
+    """Has a Ray that is started meanwhile leave out three processes that serve nobody on one machine: the autoscaler's,
+    the dashboard's, which Ray 2.60 starts without a dashboard too, and the one that reads logs for the driver. Their
+    imports would take seconds of the cores that training waits for. ray.init has no argument for any of them.
+    """
+    from ray._private.node import Node
+
+    before = {name: getattr(Node, name) for name in HELPERS}
+    for name in HELPERS:
+        setattr(Node, name, lambda self, **options: None)
+    try:
+        yield
+    finally:
+        for name, start in before.items():
+            setattr(Node, name, start)
 
 
 def new_token() -> dict[str, str]:

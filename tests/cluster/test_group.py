@@ -20,7 +20,7 @@ from popgpt.files import Folder
 from popgpt.training.folder import last_state, read_metrics
 from popgpt.training.loop import Row, fit
 from popgpt.training.world import World
-from tests.nodes import WORKER, exposed, kill, listening, nothing_is_held, pids, wait_for, worker_pids
+from tests.nodes import WORKER, exposed, family, kill, listening, nothing_is_held, pids, wait_for, worker_pids
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 Make = Callable[..., Config]
@@ -62,6 +62,12 @@ def test_any_number_of_workers_gives_the_losses_of_one_process(
         assert shared["exact_match_n"] == result["exact_match_n"]
         assert shared["val_loss"] == pytest.approx(result["val_loss"], rel=1e-4)
         assert not list(Path(config.out_dir).glob("ray-*"))
+
+
+def test_a_ray_started_here_has_no_process_that_serves_nobody(resources: session.Resources) -> None:
+    titles = [Path(f"/proc/{pid}/cmdline").read_text() for pid in family(os.getpid())]
+    assert any("raylet" in title for title in titles)
+    assert [title for title in titles if "monitor.py" in title or "dashboard.py" in title] == []
 
 
 def test_a_mistake_that_a_worker_finds_is_told_in_one_line(tiny: Make, resources: session.Resources) -> None:
