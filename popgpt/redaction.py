@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
+from popgpt.text import printable
+
 HIDDEN = "***"
 VARIABLES = (
     *("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "WANDB_API_KEY", "PGPASSWORD", "MYSQL_PWD"),
@@ -81,7 +83,7 @@ def known(environment: Mapping[str, str]) -> set[str]:
 def one_line(text: str, longest: int = 160) -> str:
     """`text` as a message quotes it: its first line, without secrets and control characters, cut where it is long."""
     first = next((line.strip() for line in redacted(text).splitlines() if line.strip()), "")
-    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in first)
+    line = printable(first)
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 

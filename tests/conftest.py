@@ -89,6 +89,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "xdist_group(name): tests that run in one process; known without xdist too")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist, which was there before, looks for the marks in this hook too
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep together, where tests run side by side, those that share what their module has started."""
     for item in items:

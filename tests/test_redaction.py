@@ -81,7 +81,7 @@ def test_a_short_secret_does_not_eat_words(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_message_is_one_short_line_without_control_characters() -> None:
-    assert one_line("\n  first\x1b[31m line\nsecond") == "first\N{REPLACEMENT CHARACTER}[31m line"
+    assert one_line("\n  first\x1b[31m line\nsecond") == r"first\x1b[31m line"
     assert one_line("x" * 200) == "x" * 159 + "…"
     assert "CANARY" not in one_line("x" * 140 + " http://user:CANARYCANARYCANARY@host"), (
         "it is cut after it is redacted"

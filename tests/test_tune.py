@@ -86,7 +86,7 @@ def found(here: Path) -> dict[str, Any]:
     return stored.read(here / "sweep")
 
 
-@pytest.mark.parametrize("rule", ["promote", "stop"])
+@pytest.mark.parametrize("rule", ["promote", pytest.param("stop", marks=pytest.mark.slow)])
 def test_a_sweep_from_its_space_to_its_winner(
     here: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str], rule: str
 ) -> None:
@@ -128,6 +128,7 @@ def test_a_sweep_from_its_space_to_its_winner(
     assert (here / "sweep" / "sweep.json").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_by_promotion_that_is_interrupted_ends_as_one_that_never_was(
     here: Path, shared_ray: KeptRay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +171,7 @@ def test_a_sweep_by_promotion_that_is_interrupted_ends_as_one_that_never_was(
     assert places["3"] >= 3, "of nine three go on, whichever they are"
 
 
+@pytest.mark.slow
 def test_finalists_are_trained_to_the_end_with_more_seeds(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["space.yaml", "finalists=2", "finalist_seeds=1", "d_model={choice: [8, 16]}"]
     assert tune.main(words) == 0
@@ -250,6 +252,7 @@ def test_a_sweep_killed_between_trials_and_finalists_goes_on(here: Path, monkeyp
     assert (here / "sweep" / "best" / "ckpt.pt").stat().st_mtime_ns == ready
 
 
+@pytest.mark.slow
 def test_ctrl_c_as_the_last_trial_ends_starts_no_finalist_and_is_heard_again_afterwards(
     here: Path, own_ray: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -308,6 +311,7 @@ def test_a_winner_that_still_trains_is_crowned_with_what_it_comes_to(here: Path)
     assert mirrored == [("0000", list(range(3, at + 1)))]
 
 
+@pytest.mark.slow
 def test_tpe_proposes_each_trial_from_those_before_it(here: Path) -> None:
     """One at a time, so what the record holds in the end is what each proposal rested on."""
     words = ["space.yaml", "search=optuna", "resources.max_concurrent=1"]
@@ -449,6 +453,7 @@ def check_mlflow(trials: dict[str, Any], winner: str, every: int = 1) -> None:
         assert files == {"ckpt.pt", "config.yaml", "result.json"}
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_fails_alone(
     here: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -468,6 +473,7 @@ def test_a_trial_that_fails_fails_alone(
     assert (again[0], again[1]["status"], again[1]["reason"]) == (good, "failed", bad["reason"])
 
 
+@pytest.mark.slow
 def test_a_trial_that_runs_out_of_memory_or_is_killed_fails_alone(here: Path) -> None:
     """One at a time, each with all cores: the next can only run where the one before has given them back."""
     cores = os.cpu_count() or 1

@@ -15,12 +15,14 @@ from typing import Any
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from popgpt.cluster.channel import Channel
 from popgpt.cluster.controller import DEATH, LOST, Failures, Handle, cause
 from popgpt.cluster.process_group import ProcessGroup
+from popgpt.cluster.session import grows
 from popgpt.cluster.worker import work
 from popgpt.config import Config, UserError
 from popgpt.files import Folder
@@ -30,6 +32,11 @@ from popgpt.training.loop import Row, memory_advice
 POLL_SECONDS = 0.5
 SPARE_SECONDS = 10  # what the driver sees of a worker that hangs says more than the others' exchange that fails
 GIVE_UP_SECONDS = 10.0
+UNUSED = (
+    # Its process outlives all without a dashboard. `trials.free_abandoned_places` does in a sweep what it is for.
+    "PlacementGroupCleanerCallback",
+    "DatasetsCallback",  # of Ray Data's datasets
+)
 logger = logging.getLogger(__name__)
 
 
@@ -188,14 +195,29 @@ class Group:
         self._thread.join(GIVE_UP_SECONDS)
 
 
-class Trainer(TorchTrainer):  # type: ignore[misc]
-    """Without Ray's cleaner of placement groups: a process of hundreds of megabytes for each group, which without a
-    dashboard outlives all. `trials.free_abandoned_places` does in a sweep what it is for.
+class Unannounced(FixedScalingPolicy):  # type: ignore[misc]
+    """Asks for workers without telling an autoscaler, where there is none. Ray's would start a process for it, which
+    imports for seconds, and wait for that before it starts the workers.
     """
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        pass
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
+
+
+class Trainer(TorchTrainer):  # type: ignore[misc]
+    """Without what costs a process for each group in Ray Train 2.60 and serves none of popgpt's."""
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
-        return [each for each in callbacks if type(each).__name__ != "PlacementGroupCleanerCallback"]
+        return [each for each in callbacks if type(each).__name__ not in UNUSED]
+
+    def _initialize_and_run_controller(self, **parts: Any) -> Any:
+        if type(parts["scaling_policy"]) is FixedScalingPolicy and not grows():
+            parts["scaling_policy"] = Unannounced(self.scaling_config)
+        return super()._initialize_and_run_controller(**parts)
 
 
 def _make_trainer(

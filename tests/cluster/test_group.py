@@ -22,7 +22,10 @@ from popgpt.training.loop import Row, fit
 from popgpt.training.world import World
 from tests.nodes import WORKER, exposed, family, kill, listening, nothing_is_held, pids, wait_for, worker_pids
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning"),
+]
 Make = Callable[..., Config]
 
 
