@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shlex
 from collections.abc import Sequence
@@ -61,6 +60,8 @@ class Sizes(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the two files as the command line says, and print what to do with them. Returns the exit code."""
     args = _parser().parse_args(argv)
+    if args.lines == "-":
+        raise UserError("-: give a file, which prepare reads again")
     name = args.dataset or name_of(args.lines)
     out = Path(args.out)
     config, space = out / "configs" / f"{name}.yaml", out / "search_spaces" / f"{name}.yaml"
@@ -74,20 +75,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "x", encoding="utf-8") as file:
             file.write(text)
-        print(f"wrote {path}")
+        cli.tell(f"wrote {path}")
     prepare = ["python", "-m", "popgpt.prepare", "--from-text", args.lines, "--dataset", name]
     prepare += ["--data-dir", args.data_dir] if args.data_dir != "data" else []
     prepare += ["--separator", separator] if separator != "=" else []
     prepare += ["--drop-bad"] if args.drop_bad else []
-    print(f"the separator is {separator!r}; next:")
+    cli.tell(f"the separator is {separator!r}; next:")
     for words in (prepare, *(["python", "-m", f"popgpt.{on}", str(config)] for on in ("explain", "train"))):
-        print(f"  {shlex.join(words)}")
-    print(f"  {shlex.join(['python', '-m', 'popgpt.tune', str(space)])}")
+        cli.tell(f"  {shlex.join(words)}")
+    cli.tell(f"  {shlex.join(['python', '-m', 'popgpt.tune', str(space)])}")
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> cli.Parser:
+    parser = cli.Parser(
         prog="python -m popgpt.init", description="Write a config and a search space for your own lines."
     )
     parser.add_argument("lines", metavar="LINES", help="text, .csv or .parquet (columns prompt, answer)")
@@ -109,11 +110,9 @@ def find_separator(file: str) -> str:
     """`=` where each line has one; else the only usual separator that each line has once. Raises UserError."""
     if Path(file).suffix.lower() in (".csv", ".parquet"):
         return "="
-    try:
-        text = Path(file).read_bytes().decode("utf-8-sig", "replace")
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}") from None
-    lines = [line for line in re.split(r"\r\n|\r|\n", text) if line]
+    from popgpt.data.files import ended, read_bytes
+
+    lines = [line for line in ended(read_bytes(file)).decode(errors="replace").split("\n") if line]
     if all("=" in line for line in lines):
         return "="
     once = [candidate for candidate in CANDIDATES if all(line.count(candidate) == 1 for line in lines)]
@@ -129,8 +128,6 @@ def read_sizes(file: str, separator: str, drop_bad: bool) -> Sizes:
 
     if len(separator) != 1 or separator in "\r\n":
         raise UserError(f"--separator {separator!r} should be one character, and not a newline")
-    if file == "-":
-        raise UserError("-: give a file, which prepare reads again")
     text = usable_lines(file, read_file(file, separator), drop_bad)
     return Sizes(len(text.lengths), len(text.codes), int(text.lengths.max()))
 
