@@ -245,15 +245,20 @@ def test_lines_too_long_are_left_out_and_counted(make: Make) -> None:
         rows_of(dataset, 17, align_to_lines=False)
 
 
+@pytest.mark.parametrize("each", [1, pytest.param(4, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("lines", [[f"{n}=7" for n in range(40)], [f"{n}=é" for n in range(40)]])
-def test_a_byte_that_was_altered_is_named_or_is_another_character(make: Make, lines: list[str], aligned: bool) -> None:
+def test_a_byte_that_was_altered_is_named_or_is_another_character(
+    make: Make, lines: list[str], aligned: bool, each: int
+) -> None:
+    """Each byte is altered to so many of four values, by turns."""
     path = make(lines).path / "train.arrow"
     intact = path.read_bytes()
     text = intact.index(b"7=")
     said = Counter[str]()
-    for place in [*range(0, len(intact), 97), *range(text, text + 50), *range(text - 200, text)]:
-        for value in (0x0A, 0x58, 0xFF, 0x80):
+    places = [*range(0, len(intact), 97), *range(text, text + 50), *range(text - 200, text)]
+    for number, place in enumerate(places):
+        for value in [(0x0A, 0x58, 0xFF, 0x80)[(number + more) % 4] for more in range(each)]:
             path.write_bytes(intact[:place] + bytes([value]) + intact[place + 1 :])
             try:
                 rows = rows_of(open_dataset(path.parent), 12, align_to_lines=aligned)
