@@ -4,7 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 JOBS ?= 3
-PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup --durations 25 --durations-min 1
+# Each slow test has a Ray of several processes: more at a time would only wait for each other.
+SLOW_JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest --dist loadgroup --durations 25 --durations-min 1
 MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 
 .PHONY: help install tune train ui test quick test-slow soak lint clean
@@ -14,7 +16,7 @@ help:
 	@echo "make train      one run of configs/calculator.yaml into out/calculator"
 	@echo "make ui         the MLflow UI over the recorded runs"
 	@echo "make test       lint, types and the tests, all but slow and gpu ones; JOBS=$(JOBS) at a time"
-	@echo "make test-slow  the tests marked slow"
+	@echo "make test-slow  the tests marked slow; SLOW_JOBS=$(SLOW_JOBS) at a time"
 	@echo "make soak       the whole of what those two run a sample of: an hour"
 	@echo "make clean      remove $(VENV); data, runs and sweeps stay"
 
@@ -41,13 +43,13 @@ test: install
 	@$(MAKE) --no-print-directory --jobs 2 lint quick
 
 quick: install
-	$(PYTEST) -m "not slow and not gpu and not soak"
+	$(PYTEST) --numprocesses $(JOBS) -m "not slow and not gpu and not soak"
 
 test-slow: install
-	$(PYTEST) -m "slow and not gpu and not soak"
+	$(PYTEST) --numprocesses $(SLOW_JOBS) -m "slow and not gpu and not soak"
 
 soak: install
-	$(PYTEST) -m "soak and not gpu"
+	$(PYTEST) --numprocesses $(SLOW_JOBS) -m "soak and not gpu"
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,15 +1,19 @@
-"""What Ray Train's controller tells the driver: how to end it, and why workers failed. It is a process of its own."""
+"""Ray Train's controller, a process of its own: what it tells the driver, and what it leaves when it is killed."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
+from ray import PlacementGroupID
+from ray._private.state import state
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.train import UserCallback
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.util.placement_group import PlacementGroup
 
 from popgpt.cluster.session import exit_surely
 
@@ -37,6 +41,17 @@ class Failures(UserCallback):  # type: ignore[misc]
 
     def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, BaseException]) -> None:
         self._channel.push.remote({"failed": cause(worker_exceptions)})
+
+
+def free_places(of: Callable[[PlacementGroupTableData], bool]) -> None:
+    """Give back the cores of the placement groups of which `of` is true.
+
+    Ray 2.60 keeps the placement group of a controller that was killed until the driver ends too.
+    """
+    for row in state._connect_and_get_accessor().get_placement_group_table():
+        place = PlacementGroupTableData.FromString(row)
+        if place.state != PlacementGroupTableData.REMOVED and of(place):
+            ray.util.remove_placement_group(PlacementGroup(PlacementGroupID(place.placement_group_id)))
 
 
 def cause(failures: Mapping[int, BaseException]) -> str:

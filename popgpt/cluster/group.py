@@ -20,7 +20,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from popgpt.cluster.channel import Channel
-from popgpt.cluster.controller import DEATH, LOST, Failures, Handle, cause
+from popgpt.cluster.controller import DEATH, LOST, Failures, Handle, cause, free_places
 from popgpt.cluster.process_group import ProcessGroup
 from popgpt.cluster.session import grows
 from popgpt.cluster.worker import work
@@ -192,6 +192,8 @@ class Group:
                 with suppress(ray.exceptions.RayError):  # it ended, or is about to, or does not answer
                     ray.get(controller.abort.remote(), timeout=GIVE_UP_SECONDS)
             ray.kill(controller)
+            creator = controller._actor_id.binary()
+            free_places(lambda place: place.creator_actor_id == creator)
         self._thread.join(GIVE_UP_SECONDS)
 
 

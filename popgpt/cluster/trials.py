@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray import ActorID, PlacementGroupID, tune
-from ray._private.state import state
+from ray import ActorID, tune
 from ray.air._internal import usage
 from ray.air.execution._internal import RayActorManager
-from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.tune.execution import tune_controller
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.search import Searcher
-from ray.util.placement_group import PlacementGroup
 
+from popgpt.cluster.controller import free_places
 from popgpt.cluster.placement import Placement
 from popgpt.cluster.worker import gpu_memory_of, try_out
 from popgpt.config import Config, UserError, make_config
@@ -235,14 +233,12 @@ def cause_of_death(account: str, config: Config) -> str:
 
 
 def free_abandoned_places() -> None:
-    """Give back the cores of groups whose supervising process was killed.
-
-    Ray keeps the place of a controller that has died until the driver ends.
-    """
+    """Give back the cores of groups whose supervising process was killed."""
     driver = ray.get_runtime_context().get_job_id()
-    for row in state._connect_and_get_accessor().get_placement_group_table():
-        place = PlacementGroupTableData.FromString(row)
-        by_actor = not ActorID(place.creator_actor_id).is_nil()
-        held = place.creator_job_id.hex() == driver and place.state != PlacementGroupTableData.REMOVED
-        if held and by_actor and place.creator_actor_dead:
-            ray.util.remove_placement_group(PlacementGroup(PlacementGroupID(place.placement_group_id)))
+    free_places(
+        lambda place: (
+            place.creator_job_id.hex() == driver
+            and not ActorID(place.creator_actor_id).is_nil()
+            and place.creator_actor_dead
+        )
+    )

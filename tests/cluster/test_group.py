@@ -81,13 +81,15 @@ def test_a_mistake_that_a_worker_finds_is_told_in_one_line(tiny: Make, resources
     wait_for(lambda: not pids("ray::TrainController"), "its controller to end", every=0.1)
 
 
-def test_a_controller_ends_though_its_run_does_not(resources: session.Resources) -> None:
-    """An actor that exits by itself would wait for it."""
+def test_a_controller_ends_though_its_run_does_not_and_its_place_is_given_back(resources: session.Resources) -> None:
+    """An actor that exits by itself would wait for it, and Ray keeps the place of one that is killed."""
     from popgpt.cluster.group import Group
 
     @ray.remote(num_cpus=0)
     class Controller:
         async def pid(self) -> int:
+            self.place = ray.util.placement_group([{"CPU": 1}])
+            await self.place.ready()
             return os.getpid()
 
         async def run(self) -> None:
@@ -107,6 +109,7 @@ def test_a_controller_ends_though_its_run_does_not(resources: session.Resources)
     group.end(controller)
     assert isinstance(group.failure, ray.exceptions.RayError)
     wait_for(lambda: pid not in pids("ray::Controller"), "the controller to end", every=0.1)
+    wait_for(nothing_is_held, "its place", every=0.1)
 
 
 def test_workers_that_are_asked_to_stop_save_their_state(tiny: Make, resources: session.Resources) -> None:
