@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 JOBS ?= 3
 # Each slow test has a Ray of several processes: more at a time would only wait for each other.
 SLOW_JOBS ?= 2
-PYTEST := $(BIN)/python -m pytest --dist loadgroup --durations 25 --durations-min 1
+PYTEST := $(BIN)/python -m pytest --dist loadfile --durations 25 --durations-min 1
 MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 
 .PHONY: help install tune train ui test quick test-slow soak lint clean

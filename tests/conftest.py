@@ -85,20 +85,6 @@ def begin_alike() -> None:
         signal.signal(number, handler)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "xdist_group(name): tests that run in one process; known without xdist too")
-
-
-@pytest.hookimpl(tryfirst=True)  # xdist, which was there before, looks for the marks in this hook too
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together, where tests run side by side, those that share what their module has started."""
-    for item in items:
-        if isinstance(item, pytest.Function):
-            used = [fixtures[-1] for fixtures in item._fixtureinfo.name2fixturedefs.values()]
-            if any(fixture.scope == "module" and fixture.baseid.endswith(".py") for fixture in used):
-                item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-
-
 begin_alike()  # before what pytest imports next reads any of it, and before the fixtures that start servers
 
 
