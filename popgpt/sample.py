@@ -161,9 +161,9 @@ def _arriving(stream: TextIO | None) -> Iterator[list[str]]:
     begun = bytearray()  # a line whose end has yet to come
     first = True
     for chunk, more in _chunks(stream):
-        ended, newline, rest = chunk.rpartition(b"\n")
+        whole, newline, rest = chunk.rpartition(b"\n")
         if newline:
-            lines += _decoded(bytes(begun + ended), first)
+            lines += _decoded(bytes(begun + whole + newline), first)
             begun, first = bytearray(), False
         begun += rest
         while len(lines) >= BATCH or (lines and not more):
@@ -189,9 +189,10 @@ def _chunks(stream: TextIO | None) -> Iterator[tuple[bytes, bool]]:
 
 def _decoded(data: bytes, first: bool) -> list[str]:
     """Lines; what is not UTF-8 is half characters, which no prompt may have."""
-    text = data.decode("utf-8", "surrogateescape")
-    text = text.removeprefix("\ufeff") if first else text
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    from popgpt.data.files import ended
+
+    decoded = ended(data).decode("utf-8", "surrogateescape")[:-1]  # less the end of the last line
+    return (decoded.removeprefix("\ufeff") if first else decoded).split("\n")
 
 
 def _talk(answer: Answer) -> int:

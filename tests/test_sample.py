@@ -171,3 +171,11 @@ def test_control_characters_of_an_answer_are_escaped_on_a_terminal_only(
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert sample._show(["a"], ["a"], lambda _: [answer]) == 0
     assert capsys.readouterr().out == f"{answer}\na\t\\x1b]0;t\\x07\\u202e=\\x9b1\n"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_of_standard_input_are_those_of_a_file(end: str) -> None:
+    text = end.join(["1", "", "2", "3"])
+    for last in ("", end):
+        stream = io.TextIOWrapper(io.BytesIO(f"\ufeff{text}{last}".encode()))
+        assert [line for lines in sample._arriving(stream) for line in lines] == ["1", "", "2", "3"]
