@@ -19,11 +19,11 @@ from statistics import mean, median, quantiles
 from typing import Any
 
 from popgpt import tune
-from popgpt.cli import run
-from popgpt.progress import describe_exact_match
 from popgpt.sweep.asha import AshaScheduler, scheduler
 from popgpt.sweep.record import FILE, Record, read
 from popgpt.sweep.space import Sweep, load_sweep, sample
+from popgpt.terminal.cli import run
+from popgpt.terminal.progress import describe_exact_match
 
 SPACE = Path(__file__).parent.parent / "search_spaces" / "calculator.yaml"
 SAMPLES = 16

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from popgpt.cli import run
 from popgpt.config import Config, make_config
 from popgpt.data.batches import Rows, batch_at, make_rows
-from popgpt.data.calculator import Calculator
 from popgpt.data.dataset import Dataset, build_dataset, calculator_plan, dataset_path, open_dataset
+from popgpt.tasks.calculator.arithmetic import Calculator
+from popgpt.terminal.cli import run
 
 MODES = {
     "lines isolated": {},

@@ -23,7 +23,6 @@ import yaml
 from ray import tune
 
 from benchmarks.workers import machine, spread
-from popgpt.cli import run
 from popgpt.cluster.group import train_on_workers
 from popgpt.cluster.placement import place
 from popgpt.cluster.session import Resources, connected
@@ -31,8 +30,9 @@ from popgpt.cluster.trials import run_trials
 from popgpt.cluster.worker import try_out
 from popgpt.config import make_config
 from popgpt.data.dataset import ensure_dataset
-from popgpt.files import Folder
+from popgpt.storage.folder import Folder
 from popgpt.sweep.space import Sweep, load_sweep, sample
+from popgpt.terminal.cli import run
 from popgpt.training.folder import read_result
 
 TRIALS = 8

@@ -17,11 +17,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 
 from benchmarks.workers import CONFIG, machine, own_ray
-from popgpt.cli import run
 from popgpt.cluster.group import train_on_workers
 from popgpt.config import Config, load_config
 from popgpt.data.dataset import ensure_dataset
-from popgpt.files import Folder
+from popgpt.storage.folder import Folder
+from popgpt.terminal.cli import run
 from popgpt.training.folder import read_metrics
 from popgpt.training.loop import fit
 from popgpt.training.world import World

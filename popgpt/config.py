@@ -6,9 +6,7 @@ import copy
 import difflib
 import os
 import re
-import reprlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
@@ -25,6 +23,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
+
+from popgpt.text.errors import MOST_TOLD, UserError, named, shortened, told_together
 
 PositiveInt = Annotated[int, Field(gt=0)]
 WIDEST, LONGEST, MOST_ROWS, MOST, FASTEST = 2**16, 2**20, 2**20, 2**31, 1e30
@@ -121,10 +121,6 @@ PLACE = (
     *("out_dir", "data_dir", "device", "workers", "min_workers", "max_failures", "worker_timeout"),
     *("experiment", "mlflow_log", "wandb_log", "wandb_project", "wandb_run_name"),
 )
-
-
-class UserError(Exception):
-    """What the user can mend. The message is one line that names what is wrong and what would be right."""
 
 
 class Config(BaseModel):
@@ -420,38 +416,6 @@ def make_config(values: Mapping[str, Any], source: str = "config", typed: Iterab
         raise told_together(lines, len(errors[MOST_TOLD:])) from None
 
 
-def told_together(lines: Iterable[str], more: int = 0) -> UserError:
-    """One error for several mistakes, a line each, of which the first are told; and that there are so many more."""
-    seen = list(dict.fromkeys(line for part in lines for line in part.splitlines()))
-    untold = len(seen[MOST_TOLD:]) + more
-    return UserError("\n".join([*seen[:MOST_TOLD], *([f"and {untold} more mistakes"] if untold else [])]))
-
-
-class Mistakes:
-    """Gathers what is wrong, so that all of it is told at once."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-
-    @contextmanager
-    def gathered(self) -> Iterator[None]:
-        """A UserError inside is kept, and what comes after goes on."""
-        try:
-            yield
-        except UserError as error:
-            self._lines.append(str(error))
-
-    @property
-    def enough(self) -> bool:
-        """Whether there are more than are told."""
-        return len(self._lines) > MOST_TOLD
-
-    def tell(self) -> None:
-        """Raises UserError where there were mistakes."""
-        if self._lines:
-            raise told_together(self._lines)
-
-
 def _blamed(error: Mapping[str, Any]) -> set[str]:
     """The parameters that one of pydantic's errors is about."""
     return {str(error["loc"][0])} if error["loc"] else set(re.findall(r"\w+", error["msg"]))
@@ -507,21 +471,6 @@ def explain_error(
     return f"{source}: {key}={given} {wanted}"
 
 
-def shortened(value: Any) -> str:
-    """`repr(value)`, less the middle of what is too long for a line."""
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = short.maxlong = 80
-    short.maxlist = short.maxdict = short.maxtuple = 8
-    short.maxlevel = 4
-    text = short.repr(value)
-    return text if len(text) <= 200 else f"{text[:120]}...{text[-60:]}"
-
-
-def named(name: str, longest: int = 80) -> str:
-    """A name as it can be printed: as it is, or quoted and shortened where it is no usual one."""
-    return name if name.isprintable() and 0 < len(name) <= longest else shortened(name)
-
-
 def nearest_name(name: str, names: Iterable[str], foreign: Mapping[str, str] = FOREIGN) -> str:
     """`; did you mean X?` for what is most likely meant by `name`, or what to do instead, or where the names are told.
 
@@ -535,7 +484,7 @@ def nearest_name(name: str, names: Iterable[str], foreign: Mapping[str, str] = F
     return f"; did you mean {close[0]}?" if close else "; see --help for the known ones"
 
 
-LARGEST_FILE, DEEPEST, MOST_NODES, LONGEST_NUMBER, MOST_TOLD = 2**16, 32, 2**16, 1000, 20
+LARGEST_FILE, DEEPEST, MOST_NODES, LONGEST_NUMBER = 2**16, 32, 2**16, 1000
 _CORE = {  # YAML 1.2.2, 10.3.2
     "null": re.compile(r"(?:null|Null|NULL|~|)\Z"),
     "bool": re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"),

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from popgpt import cli
-from popgpt.config import UserError
+from popgpt.terminal import cli
+from popgpt.text.errors import UserError
 
 if TYPE_CHECKING:
     from popgpt.data.dataset import Dataset
-    from popgpt.data.vocabulary import Vocabulary
+    from popgpt.lines.vocabulary import Vocabulary
     from popgpt.model.gpt import GPT
 
 Scores = dict[str, Any]
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     from popgpt.data.batches import line_room
-    from popgpt.progress import waiting
+    from popgpt.terminal.progress import waiting
     from popgpt.training.checkpoint import open_model
     from popgpt.training.evaluation import evaluate_split
     from popgpt.training.world import pick_device
@@ -78,7 +78,7 @@ def score_file(model: GPT, state: dict[str, Any], path: Path, data_dir: str | No
     import numpy as np
 
     from popgpt.data.batches import line_room
-    from popgpt.data.lines import split_line
+    from popgpt.lines.text import split_line
     from popgpt.training.evaluation import answer_lines, count_exact, exact_match_metrics
 
     separator, symbols = state["separator"], state["symbols"]
@@ -100,7 +100,7 @@ def score_file(model: GPT, state: dict[str, Any], path: Path, data_dir: str | No
 
 def read_known_lines(path: Path, state: dict[str, Any]) -> tuple[Vocabulary, list[str]]:
     """A model's vocabulary, and the lines of a file. Raises UserError where they hold a character it does not know."""
-    from popgpt.data.vocabulary import Vocabulary
+    from popgpt.lines.vocabulary import Vocabulary
 
     known = Vocabulary(state["vocabulary"])
     lines = read_lines(path, state["separator"])
@@ -116,8 +116,8 @@ def read_lines(path: Path, separator: str) -> dict[int, str]:
 
     Raises UserError where one has no separator or no answer.
     """
-    from popgpt.data.files import ended, read_bytes
-    from popgpt.data.lines import split_line
+    from popgpt.data.own_lines import ended, read_bytes
+    from popgpt.lines.text import split_line
 
     try:
         text = ended(read_bytes(str(path))).decode()
@@ -135,7 +135,7 @@ def read_lines(path: Path, separator: str) -> dict[int, str]:
 
 def print_scores(scores: Scores) -> None:
     """A few lines for people."""
-    from popgpt.progress import describe_exact_match
+    from popgpt.terminal.progress import describe_exact_match
 
     cli.tell(f"{scores.get('split') or scores.get('file')}: {describe_exact_match(scores)}")
     for symbol, part in scores["by_operation"].items():

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from popgpt import cli
 from popgpt.config import MOST, Config, load_config, read_yaml, where_from
-from popgpt.text import printable
+from popgpt.terminal import cli
+from popgpt.text.printable import printable
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from popgpt.data.batches import Batch, Rows
     from popgpt.data.dataset import Dataset
-    from popgpt.data.vocabulary import Vocabulary
+    from popgpt.lines.vocabulary import Vocabulary
     from popgpt.sweep.space import Sweep
 
 SHOWN_ROWS = 3

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from popgpt import cli
-from popgpt.config import UserError, dump_yaml, make_config
+from popgpt.config import dump_yaml, make_config
+from popgpt.terminal import cli
+from popgpt.text.errors import UserError
 
 TOKENS = 4096  # positions of an iteration
 CANDIDATES = "=:\t|;>,?#~"
@@ -110,7 +111,7 @@ def find_separator(file: str) -> str:
     """`=` where each line has one; else the only usual separator that each line has once. Raises UserError."""
     if Path(file).suffix.lower() in (".csv", ".parquet"):
         return "="
-    from popgpt.data.files import ended, read_bytes
+    from popgpt.data.own_lines import ended, read_bytes
 
     lines = [line for line in ended(read_bytes(file)).decode(errors="replace").split("\n") if line]
     if all("=" in line for line in lines):
@@ -124,7 +125,7 @@ def find_separator(file: str) -> str:
 
 def read_sizes(file: str, separator: str, drop_bad: bool) -> Sizes:
     """The sizes of a file's lines, read as prepare reads them. Raises UserError."""
-    from popgpt.data.files import read_file, usable_lines
+    from popgpt.data.own_lines import read_file, usable_lines
 
     if len(separator) != 1 or separator in "\r\n":
         raise UserError(f"--separator {separator!r} should be one character, and not a newline")

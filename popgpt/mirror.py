@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from popgpt import cli
 from popgpt.config import Config
+from popgpt.terminal import cli
 
 if TYPE_CHECKING:
     from popgpt.data.dataset import Dataset
@@ -119,7 +119,7 @@ class Mirror:
     def finish(self, status: str, winner: Row | None) -> None:
         """Mirror the end of the sweep, of the trials that it cut short, and the files, which are all written by now."""
         from popgpt import report
-        from popgpt.files import Folder
+        from popgpt.storage.folder import Folder
         from popgpt.sweep import record
         from popgpt.training.folder import outcome
 

@@ -8,12 +8,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from popgpt.cli import Parser, parameters_help, run, tell
-from popgpt.config import UserError, load_config, make_config, named
+from popgpt.config import load_config, make_config
 from popgpt.data.building import Plan, Source, build_dataset
 from popgpt.data.dataset import Dataset, calculator_plan, check_options, dataset_path, open_dataset
-from popgpt.data.files import Contents, TextLines, find_repeats, numbered, read_file, usable_lines
 from popgpt.data.meta import SPLITS, Meta
+from popgpt.data.own_lines import Contents, TextLines, find_repeats, numbered, read_file, usable_lines
+from popgpt.terminal.cli import Parser, parameters_help, run, tell
+from popgpt.text.errors import UserError, named
 
 _HELD_OUT = 2000
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from popgpt import cli
+from popgpt.terminal import cli
 
 HTML, MARKDOWN = "report.html", "report.md"
 logger = logging.getLogger("popgpt")
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def write(out_dir: Path) -> None:
     """Replace OUT/report.html and OUT/report.md by what the sweep has recorded. Raises UserError and OSError."""
-    from popgpt.files import write_atomic
+    from popgpt.storage.folder import write_atomic
     from popgpt.sweep import stored
     from popgpt.sweep.report.importance import study
     from popgpt.sweep.report.markdown import markdown

@@ -12,8 +12,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
-from popgpt import cli, text
-from popgpt.config import UserError, shortened
+from popgpt.terminal import cli
+from popgpt.text.errors import UserError, shortened
+from popgpt.text.printable import printable
 
 COLDEST = 1e-6  # below it the likeliest character is certain, and logits / temperature would overflow
 BATCH = 1024  # lines that are answered at once, at most
@@ -90,7 +91,7 @@ def _open(args: argparse.Namespace) -> Answer:
     """What answers prompts in order: each with its line, or with why it has none."""
     import numpy as np
 
-    from popgpt.data.vocabulary import Vocabulary
+    from popgpt.lines.vocabulary import Vocabulary
     from popgpt.model.generation import check_length, complete
     from popgpt.training.checkpoint import open_model
     from popgpt.training.world import pick_device
@@ -130,7 +131,7 @@ def _show(prompts: Sequence[str], called: Sequence[str], answer: Answer) -> int:
     code = 0
     for name, found in zip(called, answer(prompts), strict=True):
         if isinstance(found, str):
-            print(text.printable(found, keep="\t") if sys.stdout.isatty() else found)
+            print(printable(found, keep="\t") if sys.stdout.isatty() else found)
         else:
             sys.stdout.flush()
             cli.say(f"error: {name}: {found}")
@@ -189,7 +190,7 @@ def _chunks(stream: TextIO | None) -> Iterator[tuple[bytes, bool]]:
 
 def _decoded(data: bytes, first: bool) -> list[str]:
     """Lines; what is not UTF-8 is half characters, which no prompt may have."""
-    from popgpt.data.files import ended
+    from popgpt.data.own_lines import ended
 
     decoded = ended(data).decode("utf-8", "surrogateescape")[:-1]  # less the end of the last line
     return (decoded.removeprefix("\ufeff") if first else decoded).split("\n")

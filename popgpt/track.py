@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from popgpt import cli
-from popgpt.config import UserError, make_config
-from popgpt.files import Folder, absolute
-from popgpt.redaction import HIDDEN, one_line, shown, without_secrets
+from popgpt.config import make_config
+from popgpt.storage.folder import Folder, absolute
+from popgpt.terminal import cli
+from popgpt.text.errors import UserError
+from popgpt.text.redaction import HIDDEN, one_line, shown, without_secrets
 
 if TYPE_CHECKING:
     from popgpt.tracking.identity import Identity
@@ -60,8 +61,8 @@ def sync(where: str | Path) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    from popgpt.progress import unbreakable
     from popgpt.sweep.record import FILE
+    from popgpt.terminal.progress import unbreakable
 
     folder = Folder(absolute(str(where)))
     stories = sweep_stories(folder) if FILE in folder.names() else [run_story(folder)]

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from popgpt import cli
-from popgpt.config import Config, UserError, load_config
+from popgpt.config import Config, load_config
+from popgpt.terminal import cli
+from popgpt.text.errors import UserError
 
 if TYPE_CHECKING:
     from popgpt.data.dataset import Dataset
@@ -46,8 +47,8 @@ def train(config: Config, local: bool) -> Row:
     """Prepare what is missing, train, and record it. Returns what result.json holds."""
     from popgpt.data.batches import describe_too_long
     from popgpt.data.dataset import ensure_dataset, find_dataset
-    from popgpt.files import Folder
-    from popgpt.progress import TrainingProgress, stop_on_interrupt, waiting
+    from popgpt.storage.folder import Folder
+    from popgpt.terminal.progress import TrainingProgress, stop_on_interrupt, waiting
     from popgpt.training import folder
     from popgpt.training.run import check_can_begin
 
@@ -78,7 +79,7 @@ def begin_record(config: Config, dataset: Dataset, going_on: bool) -> Run:
     """Begin to record the run; with `going_on`, go on with the record that it has."""
     from popgpt import tracking
     from popgpt.data.batches import count_left_out
-    from popgpt.files import Folder
+    from popgpt.storage.folder import Folder
     from popgpt.training import folder
 
     run_folder = Folder(config.out_dir)
@@ -102,8 +103,8 @@ def begin_record(config: Config, dataset: Dataset, going_on: bool) -> Run:
 def ended(record: Run, config: Config) -> Iterator[Callable[[Row], Row]]:
     """Ends the record as the run ends; yields what takes its result."""
     from popgpt import tracking
-    from popgpt.files import Folder
-    from popgpt.progress import waiting
+    from popgpt.storage.folder import Folder
+    from popgpt.terminal.progress import waiting
     from popgpt.training import folder
 
     status, result = "failed", None
@@ -142,7 +143,7 @@ def ready_on_ray(config: Config) -> Iterator[Fit]:
     """`fit` on the workers of a Ray group, once Ray is there and has what they need."""
     from popgpt.cluster import session
     from popgpt.cluster.group import train_on_workers
-    from popgpt.progress import waiting_for
+    from popgpt.terminal.progress import waiting_for
 
     def each_of(has: session.Resources) -> dict[str, float]:
         return has.per_worker(config.workers, config.device, config.min_workers)
@@ -154,7 +155,7 @@ def ready_on_ray(config: Config) -> Iterator[Fit]:
 
 def print_result(config: Config, result: Row) -> None:
     """What a person wants to know at the end."""
-    from popgpt.progress import describe_scores
+    from popgpt.terminal.progress import describe_scores
 
     if result["status"] == "interrupted":
         print(f"stopped at iteration {result['last_iteration']}; the same command goes on")

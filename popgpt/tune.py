@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from popgpt import cli
-from popgpt.config import UserError
-from popgpt.stores import is_uri, refuse_secrets
+from popgpt.storage.stores import is_uri, refuse_secrets
+from popgpt.terminal import cli
+from popgpt.text.errors import UserError
 
 if TYPE_CHECKING:
     from popgpt.cluster.placement import Placement
@@ -66,9 +66,9 @@ def tune(sweep: Sweep, resume: bool, force: bool, retry_failed: bool) -> int:
     from popgpt.cluster import session
     from popgpt.cluster.placement import place
     from popgpt.data.dataset import ensure_dataset
-    from popgpt.files import Folder
     from popgpt.mirror import Mirror
-    from popgpt.progress import waiting, waiting_for
+    from popgpt.storage.folder import Folder
+    from popgpt.terminal.progress import waiting, waiting_for
     from popgpt.training.folder import check_place
 
     started = time.monotonic()
@@ -138,9 +138,9 @@ def catch_up(record: Record, out_dir: Path) -> None:
     A trial's process outlives a killed driver by a moment, in which it may come to its next evaluation. Raises
     UserError where one is still at work.
     """
-    from popgpt.files import Folder
-    from popgpt.progress import waiting_for
+    from popgpt.storage.folder import Folder
     from popgpt.sweep.record import OPEN, trial_folder
+    from popgpt.terminal.progress import waiting_for
     from popgpt.training.folder import claimed
 
     for name, run in record.runs.items():
@@ -155,7 +155,7 @@ def recall(record: Record, out_dir: Path, name: str, before: float = float("inf"
 
     Returns the rows that nobody was told of.
     """
-    from popgpt.files import Folder
+    from popgpt.storage.folder import Folder
     from popgpt.sweep.record import trial_folder
     from popgpt.training.folder import read_metrics
 
@@ -268,8 +268,8 @@ def run_all(
     """
     from popgpt.cluster import trials
     from popgpt.mirror import trial_config
-    from popgpt.progress import SweepProgress
     from popgpt.sweep import asha
+    from popgpt.terminal.progress import SweepProgress
 
     with SweepProgress(record) as progress:
 
@@ -308,7 +308,7 @@ def run_all(
 
 def drop_states(record: Record, out_dir: Path) -> None:
     """Of the trials that have ended, leave but ckpt.pt, and one state where it may yet be gone on from."""
-    from popgpt.files import Folder
+    from popgpt.storage.folder import Folder
     from popgpt.sweep.record import trial_folder
     from popgpt.training import folder
 
@@ -322,8 +322,8 @@ def crown(record: Record, out_dir: Path, dataset: Dataset, mirror: Mirror) -> Ro
 
     Of a finalist it is the run with the sweep's own seed. Where nothing has changed, an earlier process's score stands.
     """
-    from popgpt.progress import waiting
     from popgpt.sweep import ranking
+    from popgpt.terminal.progress import waiting
     from popgpt.training.checkpoint import open_model
     from popgpt.training.evaluation import evaluate_split
     from popgpt.training.world import pick_device
@@ -349,10 +349,10 @@ def copy_outcome(record: Record, out_dir: Path, name: str, best: Path) -> list[R
     Of a group, told to stop, the workers go on until they hear of it, maybe to a better evaluation, and may be ended
     between its ckpt.pt and its result.json. Returns the rows that nobody was told of.
     """
-    from popgpt.files import Folder
-    from popgpt.progress import waiting_for
+    from popgpt.storage.folder import Folder
     from popgpt.sweep import ranking
     from popgpt.sweep.record import trial_folder
+    from popgpt.terminal.progress import waiting_for
     from popgpt.training import folder
     from popgpt.training.checkpoint import load_best
     from popgpt.training.run import shown
@@ -396,29 +396,29 @@ def show_trials(record: Record, out_dir: Path) -> None:
     """The ranked trials and the finalists; on a terminal as many as leave room for the rest, and why some failed."""
     from rich.console import Console
 
-    from popgpt.sweep import table
     from popgpt.sweep.record import FILE
+    from popgpt.terminal import tables
 
     console, metric = Console(highlight=False), record.sweep.metric
-    ranked = table.in_order([table.standing(trial, metric) for trial in record.trials.values()], metric)
+    ranked = tables.in_order([tables.standing(trial, metric) for trial in record.trials.values()], metric)
     if console.is_terminal:
-        console.print(*table.cropped(ranked, metric, console, max(10, console.height - LINES_BELOW)), sep="\n")
+        console.print(*tables.cropped(ranked, metric, console, max(10, console.height - LINES_BELOW)), sep="\n")
         if len(ranked) > console.height - LINES_BELOW:
             cli.tell(f"all trials: {out_dir / FILE}")
-        for line in table.describe_failures(record.runs.values(), console.width):
+        for line in tables.describe_failures(record.runs.values(), console.width):
             print(line)
     else:
         console = Console(highlight=False, width=200)
-        console.print(table.table(ranked, metric))
+        console.print(tables.table(ranked, metric))
     if record.finalists:
         by_mean = " by their mean" if record.sweep.finalist_seeds else ""
         print(f"\nfinalists,{by_mean} on the validation split")
-        console.print(table.finalists_table(record.results(), metric))
+        console.print(tables.finalists_table(record.results(), metric))
 
 
 def show_winner(record: Record, best: Path, winner: Row, prompt: str) -> None:
     """The result, how it was come by, and what to do with it."""
-    from popgpt.progress import describe_exact_match
+    from popgpt.terminal.progress import describe_exact_match
 
     print(f"winner: trial {winner['id']}, on the test split: {describe_exact_match(winner['test'])}")
     seeds = 1 + record.sweep.finalist_seeds

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from popgpt.config import Config
-from popgpt.files import Folder
+from popgpt.storage.folder import Folder
 from popgpt.training import folder
 from popgpt.training.keeper import UNFINISHED
 from tests.nodes import wait_for

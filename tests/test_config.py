@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from popgpt.config import (
     FOREIGN,
     Config,
-    UserError,
     divisors,
     dump_yaml,
     load_config,
@@ -23,6 +22,7 @@ from popgpt.config import (
     read_yaml,
     where_from,
 )
+from popgpt.text.errors import UserError
 
 
 def made(*words: str) -> Config:

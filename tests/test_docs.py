@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from popgpt.cli import parameters_help
 from popgpt.config import Config
+from popgpt.terminal.cli import parameters_help
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from popgpt import evaluate, train
-from popgpt.config import UserError, load_config
+from popgpt.config import load_config
 from popgpt.data.dataset import ensure_dataset
+from popgpt.text.errors import UserError
 from tests.conftest import TINY
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from popgpt import explain
-from popgpt.config import UserError
+from popgpt.text.errors import UserError
 from tests.conftest import TINY
 
 

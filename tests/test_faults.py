@@ -22,7 +22,7 @@ import yaml
 from popgpt.cluster import session
 from popgpt.cluster.group import POLL_SECONDS
 from popgpt.config import Config
-from popgpt.files import Folder
+from popgpt.storage.folder import Folder
 from popgpt.training import folder
 from tests.conftest import tiny_config
 from tests.moments import MOMENTS, RUN, SAMPLE, Moment, finished, phase, rows

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from popgpt import explain
-from popgpt.config import UserError, load_config
+from popgpt.config import load_config
 from popgpt.sweep.space import load_sweep, sample
+from popgpt.text.errors import UserError
 from tests import hostile
 
 LONGEST_LINE, SECONDS = 600, 2.0

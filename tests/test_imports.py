@@ -13,13 +13,14 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "popgpt"
 FLOORS = [
-    {"text", "config", "files", "stores", "redaction", "metrics", "data"},
+    {"text"},
+    {"storage", "lines", "metrics"},
+    {"config", "tasks", "data"},
     {"model", "sweep", "tracking"},
     {"training"},
     {"cluster"},
     {
-        "cli",
-        "progress",
+        "terminal",
         "init",
         "prepare",
         "train",

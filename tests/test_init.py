@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from popgpt import init, prepare, train
-from popgpt.config import UserError, load_config
+from popgpt.config import load_config
 from popgpt.sweep.space import load_sweep, sample
+from popgpt.text.errors import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from popgpt.config import Config, UserError
+from popgpt.config import Config
 from popgpt.data.dataset import dataset_path, ensure_dataset
-from popgpt.files import Folder
+from popgpt.storage.folder import Folder
+from popgpt.text.errors import UserError
 from popgpt.training import checkpoint
 from popgpt.training.folder import read_metrics
 from popgpt.training.loop import fit

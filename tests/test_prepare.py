@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from popgpt import prepare
-from popgpt.config import UserError
 from popgpt.data.dataset import open_dataset
+from popgpt.text.errors import UserError
 
 SMALL = ["train_lines=500", "val_lines=20", "test_lines=10"]
 

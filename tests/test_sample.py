@@ -14,7 +14,8 @@ from typing import TextIO
 import pytest
 
 from popgpt import sample, train
-from popgpt.config import UserError, dump_yaml
+from popgpt.config import dump_yaml
+from popgpt.text.errors import UserError
 from tests.conftest import TINY
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from popgpt import track, tracking
-from popgpt.config import UserError, dump_yaml, make_config
-from popgpt.files import Folder
+from popgpt.config import dump_yaml, make_config
+from popgpt.storage.folder import Folder
+from popgpt.text.errors import UserError
 from popgpt.tracking import flat_metrics, identity
 from popgpt.training import folder
 from tests.conftest import TINY

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from popgpt import tracking
 from popgpt.config import Config, make_config
-from popgpt.files import Folder
+from popgpt.storage.folder import Folder
 from popgpt.tracking import Run, identity, sender
 from popgpt.tracking.identity import Identity
 from popgpt.tracking.mlflow import Mlflow

@@ -13,10 +13,12 @@ import ray
 import torch
 import yaml
 
-from popgpt import cli, evaluate, sample, tracking, train
-from popgpt.config import Config, UserError, load_config
+from popgpt import evaluate, sample, tracking, train
+from popgpt.config import Config, load_config
 from popgpt.data.dataset import Dataset, ensure_dataset
-from popgpt.files import Folder
+from popgpt.storage.folder import Folder
+from popgpt.terminal import cli
+from popgpt.text.errors import UserError
 from popgpt.training import checkpoint, folder
 from popgpt.training.loop import fit
 from popgpt.training.world import World
@@ -265,7 +267,8 @@ def test_what_does_not_go_together_is_refused(here: Path) -> None:
 
 SIGNALLED = """
 import signal
-from popgpt import cli, train
+from popgpt import train
+from popgpt.terminal import cli
 from popgpt.training.keeper import Keeper
 
 log = Keeper.log

@@ -24,8 +24,9 @@ from popgpt.cluster.controller import DEATH, LOST, Failures, Handle, cause, free
 from popgpt.cluster.process_group import ProcessGroup
 from popgpt.cluster.session import grows
 from popgpt.cluster.worker import work
-from popgpt.config import Config, UserError
-from popgpt.files import Folder
+from popgpt.config import Config
+from popgpt.storage.folder import Folder
+from popgpt.text.errors import UserError
 from popgpt.training import folder
 from popgpt.training.loop import Row, memory_advice
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from popgpt.cluster import session
-from popgpt.config import UserError
 from popgpt.sweep import space
+from popgpt.text.errors import UserError
 
 USABLE = 0.95  # of a GPU's memory: allocators leave gaps
 

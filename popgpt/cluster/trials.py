@@ -22,8 +22,9 @@ from ray.tune.search import Searcher
 from popgpt.cluster.controller import free_places
 from popgpt.cluster.placement import Placement
 from popgpt.cluster.worker import gpu_memory_of, try_out
-from popgpt.config import Config, UserError, make_config
+from popgpt.config import Config, make_config
 from popgpt.sweep.asha import AshaScheduler
+from popgpt.text.errors import UserError
 from popgpt.training.loop import memory_advice
 
 logger = logging.getLogger(__name__)

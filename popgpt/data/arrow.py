@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from popgpt.config import UserError
 from popgpt.data.meta import SCHEMA_KEY, SPLITS, Meta
+from popgpt.text.errors import UserError
 
 _NAMES = frozenset(f"{split}.arrow" for split in SPLITS)
 

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from popgpt.config import SEPARATOR, Config, UserError, shortened
+from popgpt.config import SEPARATOR, Config
 from popgpt.data.dataset import Dataset, Split
-from popgpt.data.lines import NEWLINE, Text, prompt_ends
 from popgpt.data.meta import Meta
-from popgpt.data.shuffle import derive_key, permute
-from popgpt.data.vocabulary import Vocabulary
+from popgpt.lines.shuffle import derive_key, permute
+from popgpt.lines.text import NEWLINE, Text, prompt_ends
+from popgpt.lines.vocabulary import Vocabulary
+from popgpt.text.errors import UserError, shortened
 
 I64 = NDArray[np.int64]
 

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from popgpt.config import UserError
 from popgpt.data.arrow import check_replaceable
-from popgpt.data.lines import Text, from_utf8, kinds, prompt_ends
 from popgpt.data.meta import SCHEMA_KEY, SPLITS, Meta
-from popgpt.data.shuffle import U64, derive_key, mix
-from popgpt.files import sync
+from popgpt.lines.shuffle import U64, derive_key, mix
+from popgpt.lines.text import Text, from_utf8, kinds, prompt_ends
+from popgpt.storage.folder import sync
+from popgpt.text.errors import UserError
 
 SHARD_LINES = 2**18
 SHARD_BYTES = 2**26

@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from popgpt.config import Config, UserError
-from popgpt.data import calculator
+from popgpt.config import Config
 from popgpt.data.arrow import check_replaceable, open_arrow, read_meta
 from popgpt.data.building import Plan, Source, build_dataset
-from popgpt.data.lines import I64, NEWLINE, Text, from_utf8, hash_spans, prompt_ends
 from popgpt.data.meta import SPLITS, Meta
-from popgpt.data.shuffle import U64
-from popgpt.data.twins import canonical, hash_operands, plain_numbers
+from popgpt.lines.shuffle import U64
+from popgpt.lines.text import I64, NEWLINE, Text, from_utf8, hash_spans, prompt_ends
+from popgpt.tasks.calculator import arithmetic as calculator
+from popgpt.tasks.calculator.canonical import canonical, hash_operands, plain_numbers
+from popgpt.text.errors import UserError
 
 _COUNTS = ("train_lines", "val_lines", "test_lines")
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
-from popgpt.config import UserError
-from popgpt.data.vocabulary import Vocabulary
+from popgpt.lines.vocabulary import Vocabulary
+from popgpt.text.errors import UserError
 
 SPLITS = ("train", "val", "test")
 FORMAT = 1

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from popgpt.config import UserError
-from popgpt.data.vocabulary import Vocabulary
+from popgpt.lines.vocabulary import Vocabulary
 from popgpt.model.gpt import GPT, KVCache
+from popgpt.text.errors import UserError
 
 BATCH = 1024
 

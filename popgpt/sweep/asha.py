@@ -10,9 +10,9 @@ from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from popgpt.config import UserError
-from popgpt.metrics import METRICS, score
+from popgpt.metrics.metric import METRICS, score
 from popgpt.sweep.space import Sweep, rungs
+from popgpt.text.errors import UserError
 
 Score = tuple[float, float]
 WORST: Score = (-math.inf, -math.inf)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from popgpt.metrics import score
+from popgpt.metrics.metric import score
 from popgpt.sweep import ranking
 from popgpt.sweep.ranking import Trial
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from popgpt.metrics import score
+from popgpt.metrics.metric import score
 
 Trial = Mapping[str, Any]
 """A trial's record: id, config (the swept parameters), status (completed, stopped or failed), reason or None, and

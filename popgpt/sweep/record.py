@@ -9,9 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from popgpt.config import PLACE, Config, UserError, merge, shortened
+from popgpt.config import PLACE, Config, merge
 from popgpt.sweep import finals, ranking, search, stored
 from popgpt.sweep.space import Sweep, SweepFile
+from popgpt.text.errors import UserError, shortened
 
 FILE, OPEN = stored.FILE, stored.OPEN
 KEPT = ("config", "status", "reason", "metrics")  # of a trial, for a later process

@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from popgpt.config import UserError
-from popgpt.data.shuffle import derive_key
-from popgpt.metrics import score
+from popgpt.lines.shuffle import derive_key
+from popgpt.metrics.metric import score
 from popgpt.sweep import ranking
 from popgpt.sweep.finals import ENDED
 from popgpt.sweep.ranking import Trial
 from popgpt.sweep.space import Domain, Sweep, compose, largest, rounded
+from popgpt.text.errors import UserError
 
 STARTUP = 5  # trials that must have ended before TPE has anything to go by
 ATTEMPTS = 100

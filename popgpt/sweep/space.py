@@ -20,28 +20,23 @@ from popgpt.config import (
     DERIVED,
     FOREIGN,
     MOST,
-    MOST_TOLD,
     Config,
     Count,
-    Mistakes,
     Seed,
-    UserError,
     by_foreign_name,
     derived,
     divisors,
     explain_error,
     make_config,
     merge,
-    named,
     nearest_name,
     parse_overrides,
     path_problem,
     read_yaml,
-    shortened,
-    told_together,
 )
-from popgpt.data import calculator
-from popgpt.metrics import METRICS
+from popgpt.metrics.metric import METRICS
+from popgpt.tasks.calculator import arithmetic as calculator
+from popgpt.text.errors import MOST_TOLD, Mistakes, UserError, named, shortened, told_together
 
 KINDS = ("choice", "uniform", "loguniform", "randint", "grid", "divisors_of")
 RANGES = ("uniform", "loguniform", "randint")

@@ -15,11 +15,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from popgpt.config import UserError, explain_error, make_config, merge, shortened
-from popgpt.files import nested_json, parse_json, read_json, split_lines, write_atomic
-from popgpt.metrics import row_problem, scores_problem
+from popgpt.config import explain_error, make_config, merge
+from popgpt.metrics.row import row_problem, scores_problem
+from popgpt.storage.folder import nested_json, parse_json, read_json, split_lines, write_atomic
 from popgpt.sweep import finals, ranking
 from popgpt.sweep.space import KINDS, Asha
+from popgpt.text.errors import UserError, shortened
 
 FILE = "sweep.json"
 EVENTS = "events.jsonl"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from popgpt.redaction import one_line
+from popgpt.text.redaction import one_line
 
 CODES = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"}
 REFUSALS = (ImportError, FileNotFoundError, KeyError, TypeError, AttributeError)

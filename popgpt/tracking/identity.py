@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, TypeAdapter
 
-from popgpt.files import Folder, json_bytes
-from popgpt.redaction import shown
+from popgpt.storage.folder import Folder, json_bytes
+from popgpt.text.redaction import shown
 
 FILE = "tracking.json"
 METRICS = "metrics.jsonl"

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from popgpt.config import UserError
-from popgpt.files import Folder
-from popgpt.redaction import one_line, shown
-from popgpt.stores import StoreError
+from popgpt.storage.folder import Folder
+from popgpt.storage.stores import StoreError
+from popgpt.text.errors import UserError
+from popgpt.text.redaction import one_line, shown
 from popgpt.tracking.failure import failure
 from popgpt.tracking.identity import Identity, Value, rows
 

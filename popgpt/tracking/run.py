@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from popgpt.config import Config
-from popgpt.files import Folder, absolute
-from popgpt.redaction import is_web, secrets, shown, without_secrets
+from popgpt.storage.folder import Folder, absolute
+from popgpt.text.redaction import is_web, secrets, shown, without_secrets
 from popgpt.tracking import identity
 from popgpt.tracking.identity import Identity, params_of, tags_of
 from popgpt.tracking.mlflow import METRICS_A_CALL, sqlite_path

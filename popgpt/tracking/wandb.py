@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from popgpt.files import Folder
+from popgpt.storage.folder import Folder
 from popgpt.tracking.identity import Identity, Value
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from popgpt.config import Config, UserError, make_config, shortened
-from popgpt.data.vocabulary import Vocabulary
-from popgpt.files import Folder
+from popgpt.config import Config, make_config
+from popgpt.lines.vocabulary import Vocabulary
 from popgpt.model.gpt import GPT
+from popgpt.storage.folder import Folder
 from popgpt.sweep.record import FILE as SWEEP
+from popgpt.text.errors import UserError, shortened
 from popgpt.training import contents
 from popgpt.training.folder import BEST, state_name, state_names, why
 

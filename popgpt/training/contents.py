@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from popgpt.config import Config, UserError, make_config, shortened
-from popgpt.data.lines import NEWLINE
-from popgpt.metrics import LATEST, row_problem
+from popgpt.config import Config, make_config
+from popgpt.lines.text import NEWLINE
+from popgpt.metrics.row import LATEST, row_problem
 from popgpt.model.gpt import shapes
+from popgpt.text.errors import UserError, shortened
 from popgpt.training.optim import layout
 
 State = Mapping[str, Any]

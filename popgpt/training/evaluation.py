@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from popgpt.config import Config, UserError
+from popgpt.config import Config
 from popgpt.data.batches import IGNORE_INDEX, Batch, make_rows
 from popgpt.data.dataset import Dataset
-from popgpt.data.lines import kind_of, split_line
-from popgpt.data.vocabulary import Vocabulary
+from popgpt.lines.text import kind_of, split_line
+from popgpt.lines.vocabulary import Vocabulary
 from popgpt.model.generation import complete
 from popgpt.model.gpt import GPT, line_mask
+from popgpt.text.errors import UserError
 from popgpt.training.world import World
 
 Z95 = 1.959963984540054

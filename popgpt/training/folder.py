@@ -16,10 +16,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from popgpt.config import PLACE, Config, UserError, dump_yaml, may_agree, parse_yaml, shortened
-from popgpt.files import Folder, json_bytes, parse_json, split_lines
-from popgpt.metrics import row_problem
-from popgpt.stores import StoreError
+from popgpt.config import PLACE, Config, dump_yaml, may_agree, parse_yaml
+from popgpt.metrics.row import row_problem
+from popgpt.storage.folder import Folder, json_bytes, parse_json, split_lines
+from popgpt.storage.stores import StoreError
+from popgpt.text.errors import UserError, shortened
 
 BEST = "ckpt.pt"
 CONFIG = "config.yaml"

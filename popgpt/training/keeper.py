@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from popgpt.config import UserError
-from popgpt.files import Folder, LineFile
+from popgpt.storage.folder import Folder, LineFile
+from popgpt.text.errors import UserError
 from popgpt.training import checkpoint, folder
 
 Row = dict[str, Any]

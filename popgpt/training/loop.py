@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from popgpt.config import Config, UserError
+from popgpt.config import Config
 from popgpt.data.batches import IGNORE_INDEX, Rows, make_rows
 from popgpt.data.dataset import Dataset
-from popgpt.data.shuffle import derive_key, mix
-from popgpt.files import Folder
+from popgpt.lines.shuffle import derive_key, mix
+from popgpt.storage.folder import Folder
+from popgpt.text.errors import UserError
 from popgpt.training import folder
 from popgpt.training.evaluation import batch_loss, evaluate
 from popgpt.training.keeper import Keeper

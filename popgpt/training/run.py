@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from popgpt.config import Config, UserError, may_agree
+from popgpt.config import Config, may_agree
 from popgpt.data.batches import count_left_out, make_rows
 from popgpt.data.dataset import Dataset
-from popgpt.files import Folder, absolute
-from popgpt.metrics import score
+from popgpt.metrics.metric import score
 from popgpt.model.gpt import GPT
+from popgpt.storage.folder import Folder, absolute
+from popgpt.text.errors import UserError
 from popgpt.training import checkpoint, folder
 from popgpt.training.optim import make_optimizers
 from popgpt.training.world import World

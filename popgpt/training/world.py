@@ -153,7 +153,7 @@ def join(meeting: Meeting, backend: str, rank: int, size: int, timeout: timedelt
 def pick_device(name: str, index: int = 0) -> torch.device:
     """The device that a config's `device` means here. Raises UserError where it asks for a GPU that is not there."""
     if name == "cuda" and not torch.cuda.is_available():
-        from popgpt.config import UserError
+        from popgpt.text.errors import UserError
 
         raise UserError("device='cuda' but this machine has no usable GPU; take device=cpu or device=auto")
     if name == "cpu" or not torch.cuda.is_available():

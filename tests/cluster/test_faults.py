@@ -16,9 +16,10 @@ import pytest
 import torch
 
 from popgpt.cluster import session
-from popgpt.config import Config, UserError
+from popgpt.config import Config
 from popgpt.data.dataset import ensure_dataset
-from popgpt.files import Folder
+from popgpt.storage.folder import Folder
+from popgpt.text.errors import UserError
 from popgpt.training import folder
 from popgpt.training.folder import state_names
 from popgpt.training.loop import Row, fit

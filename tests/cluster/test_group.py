@@ -14,9 +14,10 @@ import ray
 import torch
 
 from popgpt.cluster import session
-from popgpt.config import Config, UserError
+from popgpt.config import Config
 from popgpt.data.dataset import ensure_dataset
-from popgpt.files import Folder
+from popgpt.storage.folder import Folder
+from popgpt.text.errors import UserError
 from popgpt.training.folder import last_state, read_metrics
 from popgpt.training.loop import Row, fit
 from popgpt.training.world import World

@@ -11,7 +11,7 @@ import torch
 
 from popgpt.cluster import session
 from popgpt.data.dataset import ensure_dataset
-from popgpt.files import Folder
+from popgpt.storage.folder import Folder
 from popgpt.training.folder import last_state, read_result
 from popgpt.training.loop import fit
 from popgpt.training.world import World

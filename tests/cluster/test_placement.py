@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from popgpt.cluster import session
 from popgpt.cluster.placement import GpuMemory, Placement, place, shares_gpus, too_tight
-from popgpt.config import UserError
 from popgpt.sweep import space
+from popgpt.text.errors import UserError
 
 GIB = 2**30
 SMALL = GpuMemory(total=80 * GIB, context=1 * GIB, peak=9 * GIB)  # 7 of them are 70 of 76 GiB

@@ -16,7 +16,7 @@ import ray
 from ray._private import services
 
 from popgpt.cluster.session import ENVIRONMENT, cluster_address, connected
-from popgpt.config import UserError
+from popgpt.text.errors import UserError
 from tests.nodes import PATIENCE, exposed, listeners
 
 

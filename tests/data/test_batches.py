@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from popgpt.config import UserError, make_config
+from popgpt.config import make_config
 from popgpt.data import building
 from popgpt.data.batches import (
     IGNORE_INDEX,
@@ -25,10 +25,10 @@ from popgpt.data.batches import (
     pack,
 )
 from popgpt.data.dataset import Dataset, open_dataset
-from popgpt.data.files import TextLines
-from popgpt.data.vocabulary import Vocabulary
-
-from .reference import aligned_row, text_of, window_row
+from popgpt.data.own_lines import TextLines
+from popgpt.lines.vocabulary import Vocabulary
+from popgpt.text.errors import UserError
+from tests.reference import aligned_row, text_of, window_row
 
 Make = Callable[..., Dataset]
 MODES = {"isolate": st.booleans(), "mask": st.sampled_from([None, "="]), "mask_per_line": st.booleans()}
@@ -298,7 +298,7 @@ def test_packing_wastes_little(calculator_lengths: dict[int, int]) -> None:
 @pytest.fixture
 def calculator_lengths() -> dict[int, int]:
     from popgpt.config import make_config
-    from popgpt.data.calculator import Calculator
+    from popgpt.tasks.calculator.arithmetic import Calculator
 
     lengths = Calculator(make_config({}), 50_000, 1).text(np.arange(50_000)).lengths
     return {int(length): int(count) for length, count in zip(*np.unique(lengths, return_counts=True), strict=True)}

@@ -15,13 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from popgpt.config import Config, UserError, make_config
+from popgpt.config import Config, make_config
 from popgpt.data import building
 from popgpt.data.building import assign_splits, build_dataset, count_overlaps
 from popgpt.data.dataset import calculator_plan, dataset_path, ensure_dataset, open_dataset
-from popgpt.data.lines import kind_of, split_line
 from popgpt.data.meta import SPLITS
-from popgpt.data.shuffle import mix
+from popgpt.lines.shuffle import mix
+from popgpt.lines.text import kind_of, split_line
+from popgpt.text.errors import UserError
 
 SMALL = {"train_lines": 3000, "val_lines": 200, "test_lines": 100}
 FINGERPRINT = "579bf6a5786fe3e64265bd480938cc9a93676f4d52537fbaf3fa90d0aaa3412b"
@@ -177,7 +178,8 @@ def write_config(folder: Path) -> Path:
 KILLED = """
 import os, signal, sys
 import pyarrow
-from popgpt import cli, prepare
+from popgpt import prepare
+from popgpt.terminal import cli
 
 awaited, opened = sys.argv.pop(1), pyarrow.OSFile
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from popgpt.config import UserError, make_config
-from popgpt.data.vocabulary import Vocabulary
+from popgpt.config import make_config
+from popgpt.lines.vocabulary import Vocabulary
 from popgpt.model.generation import _choose, complete
 from popgpt.model.gpt import GPT
+from popgpt.text.errors import UserError
 
 CONFIG = make_config({"d_model": 32, "d_head": 8, "block_size": 12, "seed": 5})
 VOCABULARY = Vocabulary.from_text("0123456789+=")

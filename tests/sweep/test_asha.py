@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.asha import replay
-from popgpt.config import UserError
 from popgpt.sweep.asha import WORST, AshaScheduler, PromotingScheduler, Score, goes_on, least_served, to_promote
+from popgpt.text.errors import UserError
 
 NAN = float("nan")
 RUNGS = ((100, 300),)

@@ -11,11 +11,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from popgpt.config import UserError
 from popgpt.sweep.asha import scheduler
 from popgpt.sweep.record import FILE, Record
 from popgpt.sweep.report import findings
 from popgpt.sweep.space import Sweep, load_sweep, sample
+from popgpt.text.errors import UserError
 
 BASE = {"max_iters": 90, "seed": 7, "dropout": 0.1, "d_model": 64, "d_head": 16}
 

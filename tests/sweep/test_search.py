@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from popgpt.config import dump_yaml
-from popgpt.data.shuffle import derive_key
+from popgpt.lines.shuffle import derive_key
 from popgpt.sweep.record import FILE, Record
 from popgpt.sweep.search import STARTUP, propose
 from popgpt.sweep.space import Sweep, load_sweep, sample

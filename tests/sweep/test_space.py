@@ -8,10 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from popgpt.config import UserError, dump_yaml, make_config, merge, parse_overrides
-from popgpt.metrics import score
+from popgpt.config import dump_yaml, make_config, merge, parse_overrides
+from popgpt.metrics.metric import score
 from popgpt.sweep.record import Record
 from popgpt.sweep.space import Asha, Domain, Resources, Sweep, load_sweep, rungs, sample, warnings
+from popgpt.text.errors import UserError
 
 SPACE = {
     "learning_rate": {"loguniform": [1e-3, 1e-2]},

@@ -13,10 +13,10 @@ import pytest
 
 from benchmarks.record import drive, new_record
 from popgpt import report
-from popgpt.config import UserError
 from popgpt.sweep import stored
 from popgpt.sweep.record import Record
 from popgpt.sweep.space import sample
+from popgpt.text.errors import UserError
 
 Content = dict[str, Any]
 

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from popgpt.config import UserError
-from popgpt.files import Folder
+from popgpt.storage.folder import Folder
+from popgpt.text.errors import UserError
 from popgpt.training import checkpoint
 from popgpt.training.folder import drop_states, keep_state
 from tests.runs import some_state

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from popgpt import evaluate, sample, train
-from popgpt.config import UserError
-from popgpt.files import Folder
+from popgpt.storage.folder import Folder
+from popgpt.text.errors import UserError
 from popgpt.training import checkpoint, contents
 from tests.runs import CHARACTERS, some_state
 

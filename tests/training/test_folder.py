@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from popgpt.config import UserError
-from popgpt.files import Folder
+from popgpt.storage.folder import Folder
+from popgpt.text.errors import UserError
 from popgpt.training import folder
 
 

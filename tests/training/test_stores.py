@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from popgpt import stores
-from popgpt.config import Config, UserError
+from popgpt.config import Config
 from popgpt.data.dataset import ensure_dataset
-from popgpt.files import Folder
+from popgpt.storage import stores
+from popgpt.storage.folder import Folder
+from popgpt.text.errors import UserError
 from popgpt.training import checkpoint, folder
 from popgpt.training.loop import Row, fit
 from tests import s3

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from popgpt.metrics import METRICS
+from popgpt.metrics.metric import METRICS
 from popgpt.sweep.ranking import Trial
 from popgpt.sweep.report import findings
 from popgpt.sweep.report.axes import Axis, parameter_axis, score_axis, spaced

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from popgpt.config import Config
-from popgpt.metrics import score
+from popgpt.metrics.metric import score
 from popgpt.sweep import finals, ranking
 from popgpt.sweep.ranking import Trial
 from popgpt.sweep.space import Asha, rungs

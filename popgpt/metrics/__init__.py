@@ -1,0 +1,1 @@
+"""What a logged row holds, and what evaluations are compared by."""

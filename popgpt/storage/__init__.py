@@ -1,0 +1,1 @@
+"""Folders by path or URI, and the stores behind them."""

@@ -1,0 +1,1 @@
+"""What is learned: each task makes lines, and knows what they mean."""

@@ -1,0 +1,1 @@
+"""Arithmetic in decimals: which prompts there are, and what they come to."""

@@ -1,0 +1,268 @@
+"""What a person sees while a run trains or a sweep goes on: live on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import timedelta
+from typing import IO, Any, TypeVar, cast
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from popgpt.config import Config
+from popgpt.sweep.record import Record
+from popgpt.terminal import cli
+from popgpt.terminal.tables import Standing, cropped, in_order, standing, value
+from popgpt.text.printable import line
+
+Row = dict[str, Any]
+T = TypeVar("T")
+PATIENCE = 2.0  # seconds after which a wait is said
+STOPPING_LINE = b"stopping after this iteration; Ctrl-C again to stop at once\n"
+
+
+class Unbreakable:
+    """A stream that takes no more once it has failed: nobody reads it, or its disk is full."""
+
+    def __init__(self, stream: IO[str]):
+        self._stream = stream
+        self._failed = False
+
+    def write(self, text: str) -> int:
+        self._attempt(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        if not self._failed:
+            try:
+                action()
+            except (OSError, ValueError):  # ValueError: it is closed
+                self._failed = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def unbreakable(console: Console) -> Console:
+    """`console`, which from now on never fails: what is shown must not end what is shown."""
+    if not isinstance(console.file, Unbreakable):
+        console.file = cast(IO[str], Unbreakable(console.file))
+    return console
+
+
+@contextmanager
+def waiting(what: str, after: float = PATIENCE) -> Iterator[None]:
+    """Says on stderr what is waited for, once, where it takes longer than `after` seconds."""
+    ended = threading.Event()
+
+    def tell() -> None:
+        if not ended.wait(after):
+            cli.say(f"{what} ...")
+
+    teller = threading.Thread(target=tell, name="waiting", daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+@contextmanager
+def waiting_for(what: str, context: AbstractContextManager[T], after: float = PATIENCE) -> Iterator[T]:
+    """`context`, entered under `waiting`."""
+    with ExitStack() as stack:
+        with waiting(what, after):
+            entered = stack.enter_context(context)
+        yield entered
+
+
+class TrainingProgress:
+    """Shows logged rows as they come. Use as a context; call with each row."""
+
+    def __init__(self, config: Config, console: Console | None = None):
+        self._config = config
+        self._console = unbreakable(console or Console(stderr=True))
+        self._rate = Rate(config.max_iters)
+        self._scores = ""
+        self._bar = Progress(
+            TextColumn("{task.completed}/{task.total}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=config.max_iters, text="starting")
+
+    def __enter__(self) -> TrainingProgress:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *ending: object) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def __call__(self, row: Row) -> None:
+        lines_per_second, seconds_left = self._rate.update(row)
+        if "exact_match" in row:
+            self._scores = f"  exact match {row['exact_match']:.1%}"
+        text = f"loss {row['train_loss']:.4f}{self._scores}  {lines_per_second:,.0f} lines/s"
+        if self._console.is_terminal:
+            self._bar.update(self._task, completed=row["iteration"], text=text)
+            if "exact_match" in row:
+                self._bar.console.print(f"iteration {row['iteration']}: {describe_scores(row)}", highlight=False)
+            return
+        scores = f"  {describe_scores(row)}" if "exact_match" in row else ""
+        left = f"{int(seconds_left) // 60}:{int(seconds_left) % 60:02d}"
+        line = (
+            f"iteration {row['iteration']}/{self._config.max_iters}  loss {row['train_loss']:.4f}  "
+            f"lr {row['learning_rate']:.2e}{scores}  {lines_per_second:,.0f} lines/s  {left} left"
+        )
+        self._console.print(line, highlight=False, soft_wrap=True)
+
+
+class Rate:
+    """Lines per second of training since the row before, and the wall time that is left."""
+
+    def __init__(self, max_iters: int):
+        self._max_iters = max_iters
+        self._first: tuple[int, float] | None = None
+        self._before: Row | None = None
+
+    def update(self, row: Row) -> tuple[float, float]:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (row["iteration"] - 1, now - row["train_seconds"] / max(1, row["iteration"]))
+        before = self._before or {"lines": 0, "train_seconds": 0.0}
+        self._before = row
+        seconds = row["train_seconds"] - before["train_seconds"]
+        done, started = self._first
+        per_iteration = (now - started) / max(1, row["iteration"] - done)
+        lines_per_second = (row["lines"] - before["lines"]) / seconds if seconds > 0 else 0.0
+        return lines_per_second, per_iteration * (self._max_iters - row["iteration"])
+
+
+class SweepProgress:
+    """Shows a sweep as it goes: one live table on a terminal, a line for each event elsewhere. Use as a context."""
+
+    def __init__(self, record: Record, console: Console | None = None, patience: float = PATIENCE):
+        self._patience = patience
+        self._record = record
+        self._console = unbreakable(console or Console(stderr=True))
+        self._known: dict[str, tuple[tuple[int, list[Row]], Standing]] = {}  # by rows: how many, and the last
+        self._begun = time.perf_counter(), sum(each.iterations for each in self._now())
+        self._first = ExitStack()
+        self._live = Live(console=self._console, transient=True, refresh_per_second=2, get_renderable=self._picture)
+
+    def __enter__(self) -> SweepProgress:
+        if self._console.is_terminal:
+            self._live.start()
+        else:
+            self._first.enter_context(waiting("starting the first trials", self._patience))
+        return self
+
+    def __exit__(self, *ending: object) -> None:
+        self._first.close()
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def _now(self) -> list[Standing]:
+        """Where every run stands. A trial is looked at anew once it has reported."""
+        now = []
+        for name, trial in self._record.runs.items():
+            rows = len(trial["metrics"]), trial["metrics"][-1:]
+            seen, known = self._known.get(name, (None, None))
+            if known is None or rows != seen:
+                known = standing(trial, self._record.sweep.metric)
+                self._known[name] = rows, known
+            now.append(known._replace(trial=trial))
+        return now
+
+    def _picture(self) -> RenderableType:
+        """As many trials as there is room for, and under them, always, what is spent and left."""
+        ranked = in_order(self._now(), self._record.sweep.metric)
+        text = Text(self._summary(ranked))
+        height = self._console.height - len(self._console.render_lines(text, pad=False))
+        return Group(*cropped(ranked, self._record.sweep.metric, self._console, height), text)
+
+    def _summary(self, standings: list[Standing]) -> str:
+        begun, before = self._begun
+        done, unfinished = sum(each.iterations for each in standings), {*self._record.unfinished()}
+        open_ones = [each for each in standings if each.trial["id"] in unfinished]
+        left = sum(max(0, self._record.sweep.max_t - each.iterations) for each in open_ones)
+        ended = f"{len(standings) - len(unfinished)} of {len(standings)} trials ended"
+        budget = describe_budget(done, left, done - before, time.perf_counter() - begun)
+        return f"{ended}, {budget}" if done > before or not unfinished else f"starting the first trials; {budget}"
+
+    def __call__(self, name: str, event: str) -> None:
+        """Show an event of a trial that the record has taken in."""
+        if self._console.is_terminal:
+            return  # the picture is drawn anew by itself
+        trial = self._record.runs[name]
+        if event != "started":
+            self._first.close()
+        if event == "started":
+            text = "  ".join(f"{key}={value(given, 6)}" for key, given in trial["config"].items())
+        elif event == "reported":
+            row = trial["metrics"][-1]
+            text = f"iteration {row['iteration']}  loss {row['train_loss']:.4f}  {describe_exact_match(row)}"
+        else:
+            text = ": ".join(filter(None, (trial["status"], trial["reason"])))
+        self._console.print(line(f"trial {name}  {text}"), highlight=False, markup=False, soft_wrap=True)
+
+
+def describe_budget(done: int, left: int, lately: int, seconds: float) -> str:
+    """What a sweep has spent and may yet spend: `left` iterations if nothing is stopped, of which `lately` took
+    `seconds`.
+    """
+    spent = f"{done:,} iterations done, at most {left:,} left"
+    time_left = f", at most {timedelta(seconds=round(left * seconds / lately))} left" if lately else ""
+    return f"{spent}; {timedelta(seconds=round(seconds))} so far{time_left}"
+
+
+def describe_exact_match(scores: Row) -> str:
+    """Exact match with its 95% interval."""
+    if not scores["exact_match_n"]:
+        return "exact match of no lines"
+    low, high = scores["exact_match_low"], scores["exact_match_high"]
+    return f"exact match {scores['exact_match']:.2%} [{low:.2%}, {high:.2%}] of {scores['exact_match_n']:,} lines"
+
+
+def describe_scores(scores: Row) -> str:
+    """Exact match with its interval, loss and token accuracy, in one line."""
+    others = f"val loss {scores['val_loss']:.4f}  token accuracy {scores['token_accuracy']:.2%}"
+    return f"{describe_exact_match(scores)}  {others}"
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Yields `should_stop`: true after the first Ctrl-C or SIGTERM. The second one interrupts at once."""
+    asked = False
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # there is no stderr, it is broken, it is closed
+            os.write(sys.stderr.fileno(), STOPPING_LINE)  # not printed: this may have come in the midst of a print
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

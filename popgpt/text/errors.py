@@ -1,0 +1,61 @@
+"""What a person is told of their mistakes: a line each, with values that fit a line."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+MOST_TOLD = 20
+
+
+class UserError(Exception):
+    """What the user can mend. The message is one line that names what is wrong and what would be right."""
+
+
+def told_together(lines: Iterable[str], more: int = 0) -> UserError:
+    """One error for several mistakes, a line each, of which the first are told; and that there are so many more."""
+    seen = list(dict.fromkeys(line for part in lines for line in part.splitlines()))
+    untold = len(seen[MOST_TOLD:]) + more
+    return UserError("\n".join([*seen[:MOST_TOLD], *([f"and {untold} more mistakes"] if untold else [])]))
+
+
+class Mistakes:
+    """Gathers what is wrong, so that all of it is told at once."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """A UserError inside is kept, and what comes after goes on."""
+        try:
+            yield
+        except UserError as error:
+            self._lines.append(str(error))
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are more than are told."""
+        return len(self._lines) > MOST_TOLD
+
+    def tell(self) -> None:
+        """Raises UserError where there were mistakes."""
+        if self._lines:
+            raise told_together(self._lines)
+
+
+def shortened(value: Any) -> str:
+    """`repr(value)`, less the middle of what is too long for a line."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 80
+    short.maxlist = short.maxdict = short.maxtuple = 8
+    short.maxlevel = 4
+    text = short.repr(value)
+    return text if len(text) <= 200 else f"{text[:120]}...{text[-60:]}"
+
+
+def named(name: str, longest: int = 80) -> str:
+    """A name as it can be printed: as it is, or quoted and shortened where it is no usual one."""
+    return name if name.isprintable() and 0 < len(name) <= longest else shortened(name)
