@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from popgpt.config import Config
+from popgpt.metrics.row import Row
 from popgpt.terminal import cli
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from popgpt.sweep.record import Record
     from popgpt.tracking import Run
 
-Row = dict[str, Any]
 WENT_ON = "went on as a finalist"
 
 

@@ -9,8 +9,9 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from popgpt.metrics.row import Row
 from popgpt.storage.stores import is_uri, refuse_secrets
 from popgpt.terminal import cli
 from popgpt.text.errors import UserError
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from popgpt.sweep.record import Record
     from popgpt.sweep.space import Sweep
 
-Row = dict[str, Any]
 LINES_BELOW = 14  # that are told under the table of the trials, at most
 logger = logging.getLogger("popgpt")
 
@@ -237,7 +237,7 @@ def placer(record: Record, resources: Resources) -> Callable[[int], Placement]:
     """
     from popgpt.cluster import trials
     from popgpt.cluster.placement import GpuMemory, place, shares_gpus, too_tight
-    from popgpt.training.probe import largest
+    from popgpt.training.memory import largest
 
     how, count = demands(record, resources), len(record.trials)
     if record.gpu is None and shares_gpus(*how, count):

@@ -25,7 +25,7 @@ from popgpt.cluster.worker import gpu_memory_of, try_out
 from popgpt.config import Config, make_config
 from popgpt.sweep.asha import AshaScheduler
 from popgpt.text.errors import UserError
-from popgpt.training.loop import memory_advice
+from popgpt.training.memory import memory_advice
 
 logger = logging.getLogger(__name__)
 Told = Callable[[str, str, dict[str, Any]], None]

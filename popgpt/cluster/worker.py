@@ -15,10 +15,11 @@ from popgpt.cluster.session import exit_surely, yield_cores
 from popgpt.config import make_config
 from popgpt.data.batches import make_rows
 from popgpt.data.dataset import dataset_path, open_dataset
+from popgpt.metrics.row import Row
 from popgpt.storage.folder import Folder
 from popgpt.text.errors import UserError
 from popgpt.training import folder
-from popgpt.training.loop import Row, fit, told_plainly
+from popgpt.training.loop import fit, told_plainly
 from popgpt.training.probe import gpu_memory
 from popgpt.training.world import World, pick_device
 

@@ -19,12 +19,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from popgpt.config import Config
+from popgpt.metrics.row import Row
 from popgpt.sweep.record import Record
 from popgpt.terminal import cli
 from popgpt.terminal.tables import Standing, cropped, in_order, standing, value
 from popgpt.text.printable import line
 
-Row = dict[str, Any]
 T = TypeVar("T")
 PATIENCE = 2.0  # seconds after which a wait is said
 STOPPING_LINE = b"stopping after this iteration; Ctrl-C again to stop at once\n"
