@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from popgpt.config import (
     ALIASES,
+    COMMAND_LINE,
     DERIVED,
     FOREIGN,
     Config,
@@ -26,6 +27,7 @@ from popgpt.config import (
     read_yaml,
     role_of,
 )
+from popgpt.config import where_from as config_where_from
 from popgpt.sweep.domain import KINDS, Domain, check_value, read_domain
 from popgpt.sweep.draws import largest, trial_key
 from popgpt.sweep.schema import MOST_TRIALS, OTHER_KEYS, Asha, Resources, Sweep, SweepFile, rungs
@@ -305,6 +307,20 @@ def _max_t(sweep: Sweep) -> int:
             f"grace_period={asha.grace_period} and max_t={max_t}"
         )
     return max_t
+
+
+def where_from(sweep: Sweep, path: str, overrides: Iterable[str]) -> dict[str, str]:
+    """For each parameter: swept, command line, search space, or where the base config has it from."""
+    words = dict(word.partition("=")[::2] for word in overrides)
+    typed = {key.removeprefix("config.") for key in words if key not in SweepFile.model_fields}
+    base = words.get("config") or Path(path).parent / read_yaml(path)["config"]
+    sources = config_where_from(base)
+    for name in sweep.base:
+        if name in typed:
+            sources[name] = COMMAND_LINE
+        elif sources[name] != "file":
+            sources[name] = "search space"
+    return sources | dict.fromkeys(sweep.space, "swept")
 
 
 def warnings(sweep: Sweep) -> list[str]:

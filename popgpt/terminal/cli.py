@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from popgpt.config import Config
+from popgpt.config import Config, as_yaml
 from popgpt.storage import folder
 from popgpt.storage.stores import is_uri, refuse_secrets
 from popgpt.text.errors import UserError
@@ -41,17 +41,12 @@ class Parser(argparse.ArgumentParser):
 
 def parameters_help() -> str:
     """Every parameter with its default and meaning, as text for --help."""
-    rows = [f"  {name}={shown(field.default)}" for name, field in Config.model_fields.items()]
+    rows = [f"  {name}={as_yaml(field.default)}" for name, field in Config.model_fields.items()]
     width = max(map(len, rows))
     fields = Config.model_fields.values()
     return "parameters:\n" + "\n".join(
         f"{row:<{width}}  {field.description}" for row, field in zip(rows, fields, strict=True)
     )
-
-
-def shown(value: object) -> object:
-    """A parameter's value as YAML has it."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else value
 
 
 def config_parser(name: str, description: str) -> Parser:
