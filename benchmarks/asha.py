@@ -18,9 +18,9 @@ from pathlib import Path
 from statistics import mean, median, quantiles
 from typing import Any
 
-from popgpt import tune
 from popgpt.sweep.asha import AshaScheduler, scheduler
 from popgpt.sweep.record import FILE, Record, read
+from popgpt.sweep.runner import run_sweep
 from popgpt.sweep.space import Sweep, load_sweep, sample
 from popgpt.terminal.cli import run
 from popgpt.terminal.progress import describe_exact_match
@@ -39,9 +39,9 @@ def swept(sweep: Sweep) -> dict[str, Any]:
     out_dir = Path(sweep.out_dir)
     record, started = Record(sweep, sample(sweep)), (out_dir / FILE).exists()
     if started:
-        record.take_up(read(out_dir))
+        record.restore(read(out_dir))
     if record.unfinished():
-        tune.tune(sweep, resume=started, force=False, retry_failed=False)
+        run_sweep(sweep, resume=started, force=False, retry_failed=False)
     return read(out_dir)
 
 

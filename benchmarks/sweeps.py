@@ -30,7 +30,7 @@ from popgpt.data.dataset import ensure_dataset
 from popgpt.storage.folder import Folder
 from popgpt.sweep.placement import place
 from popgpt.sweep.space import Sweep, load_sweep, sample
-from popgpt.sweep.trial import try_out
+from popgpt.sweep.trial import train_trial
 from popgpt.sweep.trials import run_trials
 from popgpt.terminal.cli import run
 from popgpt.training.folder import read_result
@@ -48,12 +48,12 @@ Values = dict[str, dict[str, Any]]
 
 def by_popgpt(sweep: Sweep, configs: Values, resources: Resources, out_dir: Path) -> None:
     placement = place(sweep.resources, resources, 1, "cpu", TRIALS)
-    run_trials(list(configs), configs.__getitem__, placement, None, out_dir, lambda name, event, what: None, ahead=True)
+    run_trials(list(configs), configs.__getitem__, placement, None, out_dir, lambda name, event: None, all_known=True)
 
 
 def by_tuner(sweep: Sweep, configs: Values, resources: Resources, out_dir: Path) -> None:
     def trial(config: dict[str, Any]) -> None:
-        try_out(configs[config["id"]], SHARE)
+        train_trial(configs[config["id"]], SHARE)
 
     tuned(trial, {"CPU": 1}, configs, out_dir)
 
