@@ -20,10 +20,11 @@ import yaml
 from rich.console import Console
 
 from popgpt.sweep import asha, journal
+from popgpt.sweep.draws import sample
 from popgpt.sweep.events import Event, Paused, Reported, Started
 from popgpt.sweep.progress import SweepProgress
 from popgpt.sweep.record import Record
-from popgpt.sweep.space import load_sweep, sample
+from popgpt.sweep.space import load_sweep
 from popgpt.sweep.trials import ended
 from popgpt.terminal.cli import run
 

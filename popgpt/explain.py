@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from popgpt.data.batches import Batch, Rows
     from popgpt.data.dataset import Dataset
     from popgpt.lines.vocabulary import Vocabulary
-    from popgpt.sweep.space import Sweep
+    from popgpt.sweep.schema import Sweep
 
 SHOWN_ROWS = 3
 COUNTED_ROWS = 4096
@@ -65,7 +65,7 @@ def read(path: str, overrides: Sequence[str]) -> tuple[Sweep | None, Config, dic
 
 def where_swept_from(sweep: Sweep, path: str, overrides: Sequence[str]) -> dict[str, str]:
     """For each parameter: swept, command line, search space, or where the base config has it from."""
-    from popgpt.sweep.space import SweepFile
+    from popgpt.sweep.schema import SweepFile
 
     words = dict(word.partition("=")[::2] for word in overrides)
     typed = {key.removeprefix("config.") for key in words if key not in SweepFile.model_fields}
@@ -195,8 +195,9 @@ def expenses(config: Config, cost: Mapping[str, float]) -> list[str]:
 
 def budget(sweep: Sweep, cost: Mapping[str, float] | None) -> list[str]:
     """What the sweep comes to: trials, iterations at most, and with ASHA where a rung keeps 1 / reduction_factor."""
+    from popgpt.sweep.draws import sample
+    from popgpt.sweep.schema import rungs
     from popgpt.sweep.search import rests_on_others
-    from popgpt.sweep.space import rungs, sample
 
     drawn = sample(sweep)
     trials = len(drawn)

@@ -20,10 +20,10 @@ from popgpt.data.dataset import ensure_dataset
 from popgpt.storage.folder import Folder
 from popgpt.sweep import journal
 from popgpt.sweep.asha import scheduler
+from popgpt.sweep.draws import sample as draw
 from popgpt.sweep.events import Reported, Started
 from popgpt.sweep.record import Record, trial_config
 from popgpt.sweep.space import load_sweep
-from popgpt.sweep.space import sample as draw
 from popgpt.text.errors import UserError
 from popgpt.training.folder import read_metrics
 from popgpt.training.loop import fit

@@ -29,12 +29,13 @@ from popgpt.data.dataset import ensure_dataset
 from popgpt.data.meta import SPLITS
 from popgpt.storage.folder import Folder
 from popgpt.sweep import journal, runner
+from popgpt.sweep.draws import sample
 from popgpt.sweep.events import Ended, Event, Paused, Reported, Started
 from popgpt.sweep.printing import example_prompt, print_result
 from popgpt.sweep.record import Record, trial_config
 from popgpt.sweep.recovery import recover_open_trials
 from popgpt.sweep.search import propose
-from popgpt.sweep.space import load_sweep, sample
+from popgpt.sweep.space import load_sweep
 from popgpt.sweep.winner import score_winner
 from popgpt.text.errors import UserError
 from popgpt.training.checkpoint import load_best

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from popgpt.config import Config
+from popgpt.config import Config, Role, parameters_of
 from popgpt.data.arrow import check_replaceable, open_arrow, read_meta
 from popgpt.data.building import Plan, Source, build_dataset
 from popgpt.data.meta import SPLITS, Meta
@@ -25,8 +25,6 @@ from popgpt.lines.text import I64, NEWLINE, Text, from_utf8, hash_spans, prompt_
 from popgpt.tasks.calculator import arithmetic as calculator
 from popgpt.tasks.calculator.canonical import canonical, hash_operands, plain_numbers
 from popgpt.text.errors import UserError
-
-_COUNTS = ("train_lines", "val_lines", "test_lines")
 
 
 class Split:
@@ -198,8 +196,8 @@ def check_options(dataset: Dataset, options: Mapping[str, Any]) -> None:
 
 def calculator_options(config: Config) -> dict[str, Any]:
     """All of a config that decides what the calculator's dataset holds, as JSON would give it back."""
-    names = ("data_seed", *_COUNTS, *calculator.OPTIONS)
-    values: dict[str, Any] = json.loads(json.dumps({name: getattr(config, name) for name in names}))
+    decides = set(parameters_of(Role.DATA))
+    values: dict[str, Any] = json.loads(json.dumps(config.model_dump(include=decides)))
     return values
 
 

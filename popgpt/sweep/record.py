@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from popgpt.config import PLACE, Config, merge
+from popgpt.config import Config, Role, merge, parameters_of
 from popgpt.metrics.row import Row
 from popgpt.sweep import finals, journal, ranking, search
 from popgpt.sweep.events import OPEN, Ended, Event, Failed, Paused, Reported, Started, Status
-from popgpt.sweep.space import Sweep, SweepFile
+from popgpt.sweep.schema import Sweep, SweepFile
 from popgpt.terminal import cli
 from popgpt.text.errors import UserError, shortened
 
@@ -32,7 +32,7 @@ class Record:
     """
 
     def __init__(self, sweep: Sweep, drawn: Sequence[Mapping[str, Any]]):
-        """drawn: what random search tries, as `space.sample` has it."""
+        """drawn: what random search tries, as `draws.sample` has it."""
         self.sweep = sweep
         self.asha: dict[str, Any] | None = None  # the scheduler's state
         self.drawn = drawn
@@ -272,7 +272,8 @@ def parts(definition: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """
     for key, value in definition.items():
         if key == "base":
-            yield from ((f"config.{name}", item) for name, item in value.items() if name not in PLACE)
+            place = parameters_of(Role.PLACE)
+            yield from ((f"config.{name}", item) for name, item in value.items() if name not in place)
         elif key in ("space", "asha") and value is not None:
             yield key, list(value) if key == "space" else None
             yield from ((f"{key}.{name}", item) for name, item in value.items())

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from popgpt.metrics.row import Row
 from popgpt.storage.folder import Folder
-from popgpt.sweep import asha, journal, ranking, record, search, space
+from popgpt.sweep import asha, journal, ranking, record, search
 from popgpt.sweep.asha import AshaScheduler
+from popgpt.sweep.draws import sample
 from popgpt.sweep.events import OPEN, Ended, Paused, Status
 from popgpt.sweep.record import Record, trial_folder
-from popgpt.sweep.space import Sweep
+from popgpt.sweep.schema import Sweep
 from popgpt.terminal.progress import waiting_for
 from popgpt.text.errors import UserError
 from popgpt.training.folder import claimed, read_metrics
@@ -24,7 +25,7 @@ def open_record(sweep: Sweep, out_dir: Path, resume: bool, force: bool, retry_fa
     """Return the record of a new sweep, or of the one to resume. Raises UserError if a sweep is in the way."""
     if sweep.search == "optuna":
         search.load()
-    trials = Record(sweep, space.sample(sweep))
+    trials = Record(sweep, sample(sweep))
     if resume:
         failed = trials.restore(record.read(out_dir), retry_failed)
         if failed:

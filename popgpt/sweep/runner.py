@@ -16,7 +16,7 @@ from popgpt.data.dataset import Dataset, ensure_dataset
 from popgpt.data.meta import SPLITS
 from popgpt.storage.folder import Folder
 from popgpt.storage.stores import is_uri, refuse_secrets
-from popgpt.sweep import asha, journal, space, trials
+from popgpt.sweep import asha, journal, schema, trials
 from popgpt.sweep.asha import AshaScheduler, PromotingScheduler
 from popgpt.sweep.events import Event, Reported, Started, Status
 from popgpt.sweep.placement import GpuMemory, Placement, place, shares_gpus, too_tight
@@ -25,7 +25,7 @@ from popgpt.sweep.progress import SweepProgress
 from popgpt.sweep.record import Record, trial_config, trial_folder
 from popgpt.sweep.recovery import make_scheduler, open_record, recover_rows
 from popgpt.sweep.report.files import write_report_or_warn
-from popgpt.sweep.space import Sweep
+from popgpt.sweep.schema import Sweep
 from popgpt.sweep.tracker import SweepTracker
 from popgpt.sweep.winner import score_winner
 from popgpt.terminal import cli
@@ -191,7 +191,7 @@ def make_placement(record: Record, resources: session.Resources) -> Callable[[in
     return lambda count: place(*demands, count, memory)
 
 
-def _demands(record: Record, has: session.Resources) -> tuple[space.Resources, session.Resources, int, str]:
+def _demands(record: Record, has: session.Resources) -> tuple[schema.Resources, session.Resources, int, str]:
     """Return the first arguments of `place`, which do not depend on the number of trials."""
     base = record.sweep.config()
     return record.sweep.resources, has, base.workers, base.device

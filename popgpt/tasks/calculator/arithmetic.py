@@ -19,18 +19,6 @@ from popgpt.tasks.calculator.grammar import Grammar, Tree
 from popgpt.tasks.calculator.operands import I64
 from popgpt.text.errors import UserError
 
-OPTIONS = (
-    "operations",
-    "operation_weights",
-    "integer_digits",
-    "decimals",
-    "result_decimals",
-    "quotients",
-    "signed",
-    "terms",
-    "parentheses",
-    "balance",
-)
 SEPARATOR = "="
 _CHUNK = 2**15
 _LIMIT = 2**62
