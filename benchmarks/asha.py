@@ -18,10 +18,10 @@ from pathlib import Path
 from statistics import mean, median, quantiles
 from typing import Any
 
-from popgpt import tune
 from popgpt.sweep.asha import AshaScheduler, scheduler
 from popgpt.sweep.draws import sample
 from popgpt.sweep.record import FILE, Record, read
+from popgpt.sweep.runner import run_sweep
 from popgpt.sweep.schema import Sweep
 from popgpt.sweep.space import load_sweep
 from popgpt.terminal.cli import run
@@ -41,9 +41,9 @@ def swept(sweep: Sweep) -> dict[str, Any]:
     out_dir = Path(sweep.out_dir)
     record, started = Record(sweep, sample(sweep)), (out_dir / FILE).exists()
     if started:
-        record.take_up(read(out_dir))
+        record.restore(read(out_dir))
     if record.unfinished():
-        tune.tune(sweep, resume=started, force=False, retry_failed=False)
+        run_sweep(sweep, resume=started, force=False, retry_failed=False)
     return read(out_dir)
 
 

@@ -19,11 +19,13 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from popgpt.sweep import asha, stored
+from popgpt.sweep import asha, journal
 from popgpt.sweep.draws import sample
+from popgpt.sweep.events import Event, Paused, Reported, Started
 from popgpt.sweep.progress import SweepProgress
 from popgpt.sweep.record import Record
 from popgpt.sweep.space import load_sweep
+from popgpt.sweep.trials import ended
 from popgpt.terminal.cli import run
 
 AT_ONCE = 4
@@ -59,16 +61,17 @@ def made_up(iteration: int, chance: random.Random) -> dict[str, Any]:
     return row
 
 
-def drive(record: Record, out_dir: Path, shown: Callable[[str, str], None], seed: int = 0) -> Iterator[str]:
-    """Run a sweep's trials on paper, some by turns, as `tune.run_all` tells of them. Yields after each event."""
+def drive(record: Record, out_dir: Path, shown: Callable[[str, Event], None], seed: int = 0) -> Iterator[str]:
+    """Run a sweep's trials on paper, some by turns, as `runner.Runner` does. Yields after each event."""
     chance, scheduler = random.Random(seed), asha.scheduler(record.sweep)
     record.asha = scheduler.state() if scheduler else None
     record.write(out_dir)
     idle, running = list(record.trials), dict[str, int]()
 
-    def tell(name: str, event: str, what: dict[str, Any]) -> str:
-        record.take(name, event, what, scheduler.reason(name) if scheduler else None)
-        record.note(out_dir, name, what.get("rows", ()), scheduler.changes() if scheduler else {})
+    def tell(name: str, event: Event) -> str:
+        record.apply(name, event)
+        rows = event.rows if isinstance(event, Reported) else ()
+        record.append(out_dir, name, rows, scheduler.changes() if scheduler else {})
         shown(name, event)
         return name
 
@@ -81,21 +84,21 @@ def drive(record: Record, out_dir: Path, shown: Callable[[str, str], None], seed
             if scheduler:
                 scheduler.add(chosen)
             running[chosen] = max((row["iteration"] for row in record.trials[chosen]["metrics"][-1:]), default=0)
-            yield tell(chosen, "started", {})
+            yield tell(chosen, Started())
         if not running:  # what is held has ended
             for name in idle:
-                yield tell(name, "ended", {})
+                yield tell(name, ended(name, scheduler))
             return
         for name, done in list(running.items()):
             rows = [made_up(at, chance) for at in range(done + LOGGED, done + EVERY + 1, LOGGED)]
             running[name] = done + EVERY
             goes_on = scheduler.judge(name, rows[-1]) if scheduler else running[name] < record.sweep.max_t
-            yield tell(name, "reported", {"rows": rows})
+            yield tell(name, Reported(rows))
             if not goes_on:
                 del running[name]
                 held = scheduler is not None and scheduler.holds(name)
                 idle += [name] if held else []
-                yield tell(name, "paused" if held else "ended", {})
+                yield tell(name, Paused() if held else ended(name, scheduler))
 
 
 def main() -> None:
@@ -114,7 +117,7 @@ def main() -> None:
             middle, most = 1000 * statistics.median(some), 1000 * max(some)
             print(f"the {name} {part} of {len(seconds)} events: median {middle:.3f} ms, at most {most:.1f} ms")
         print(f"all: {sum(seconds):.1f} s")
-        for name, act in (("read", lambda: stored.read(out_dir)), ("written whole", lambda: record.write(out_dir))):
+        for name, act in (("read", lambda: journal.read(out_dir)), ("written whole", lambda: record.write(out_dir))):
             before = time.process_time()
             act()
             print(f"{name}: {time.process_time() - before:.1f} s")

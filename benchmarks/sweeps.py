@@ -32,7 +32,7 @@ from popgpt.sweep.draws import sample
 from popgpt.sweep.placement import place
 from popgpt.sweep.schema import Sweep
 from popgpt.sweep.space import load_sweep
-from popgpt.sweep.trial import try_out
+from popgpt.sweep.trial import train_trial
 from popgpt.sweep.trials import run_trials
 from popgpt.terminal.cli import run
 from popgpt.training.folder import read_result
@@ -50,12 +50,12 @@ Values = dict[str, dict[str, Any]]
 
 def by_popgpt(sweep: Sweep, configs: Values, resources: Resources, out_dir: Path) -> None:
     placement = place(sweep.resources, resources, 1, "cpu", TRIALS)
-    run_trials(list(configs), configs.__getitem__, placement, None, out_dir, lambda name, event, what: None, ahead=True)
+    run_trials(list(configs), configs.__getitem__, placement, None, out_dir, lambda name, event: None, all_known=True)
 
 
 def by_tuner(sweep: Sweep, configs: Values, resources: Resources, out_dir: Path) -> None:
     def trial(config: dict[str, Any]) -> None:
-        try_out(configs[config["id"]], SHARE)
+        train_trial(configs[config["id"]], SHARE)
 
     tuned(trial, {"CPU": 1}, configs, out_dir)
 

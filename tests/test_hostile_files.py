@@ -18,12 +18,12 @@ from popgpt import evaluate, report, sample, train, tune
 from popgpt.cluster import session
 from popgpt.data.dataset import ensure_dataset
 from popgpt.storage.folder import Folder
-from popgpt.sweep import stored
+from popgpt.sweep import journal
 from popgpt.sweep.asha import scheduler
 from popgpt.sweep.draws import sample as draw
-from popgpt.sweep.record import Record
+from popgpt.sweep.events import Reported, Started
+from popgpt.sweep.record import Record, trial_config
 from popgpt.sweep.space import load_sweep
-from popgpt.sweep.tracker import trial_config
 from popgpt.text.errors import UserError
 from popgpt.training.folder import read_metrics
 from popgpt.training.loop import fit
@@ -113,11 +113,11 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fit(config, ensure_dataset(config), World(torch.device("cpu")))
         judge.add(name)
         first, last = read_metrics(Folder(config.out_dir))[1::2]
-        for event, rows in (("started", []), ("reported", [first]), ("reported", [last])):
+        for event, rows in ((Started(), []), (Reported([first]), [first]), (Reported([last]), [last])):
             if rows:
                 judge.judge(name, rows[0])
-            record.take(name, event, {"rows": rows}, judge.reason(name))
-            record.note(out_dir, name, rows, judge.changes())
+            record.apply(name, event)
+            record.append(out_dir, name, rows, judge.changes())
     return here
 
 
@@ -177,7 +177,7 @@ def here(sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_is_sound_is_taken(sound: Path, here: Path) -> None:
     for kind in ("run", "sweep"):
         shutil.copytree(sound / kind, here / kind)
-    assert len(stored.read(here / "sweep")["trials"]) == 3
+    assert len(journal.read(here / "sweep")["trials"]) == 3
     for name, command in commands(here).items():
         if name == "resume":
             with pytest.raises(ReachedRay):

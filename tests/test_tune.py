@@ -28,12 +28,15 @@ from popgpt.config import load_config
 from popgpt.data.dataset import ensure_dataset
 from popgpt.data.meta import SPLITS
 from popgpt.storage.folder import Folder
-from popgpt.sweep import stored
+from popgpt.sweep import journal, runner
 from popgpt.sweep.draws import sample
-from popgpt.sweep.record import Record
+from popgpt.sweep.events import Ended, Event, Paused, Reported, Started
+from popgpt.sweep.printing import example_prompt, print_result
+from popgpt.sweep.record import Record, trial_config
+from popgpt.sweep.recovery import recover_open_trials
 from popgpt.sweep.search import propose
 from popgpt.sweep.space import load_sweep
-from popgpt.sweep.tracker import trial_config
+from popgpt.sweep.winner import score_winner
 from popgpt.text.errors import UserError
 from popgpt.training.checkpoint import load_best
 from popgpt.training.folder import METRICS, WRITER_LOCK, claimed, read_metrics, state_names
@@ -85,7 +88,7 @@ def here(
 
 
 def found(here: Path) -> dict[str, Any]:
-    return stored.read(here / "sweep")
+    return journal.read(here / "sweep")
 
 
 @pytest.mark.parametrize("rule", ["promote", pytest.param("stop", marks=pytest.mark.slow)])
@@ -138,19 +141,17 @@ def test_a_sweep_by_promotion_that_is_interrupted_ends_as_one_that_never_was(
     words = ["space.yaml", "resources.max_concurrent=1", "d_model=8", "num_samples=5", "mlflow_log=false"]
     assert tune.main([*words, "out_dir=undisturbed"]) == 0
     never = json.loads((here / "undisturbed" / "sweep.json").read_text())
-    take, resume = Record.take, []
-    for interrupted_at in ("paused", "reported"):
+    apply, resume = Record.apply, []
+    for interrupted_at in (Paused, Reported):
 
-        def interrupted(
-            record: Record, name: str, event: str, what: Any, reason: Any, at: str = interrupted_at
-        ) -> None:
-            take(record, name, event, what, reason)
-            goes_on = record.trials[name]["metrics"][-1]["iteration"] > 1 if event != "started" else False
-            if event == at and (goes_on or at == "paused"):
+        def interrupted(record: Record, name: str, event: Event, at: type[Event] = interrupted_at) -> None:
+            apply(record, name, event)
+            goes_on = record.trials[name]["metrics"][-1]["iteration"] > 1 if not isinstance(event, Started) else False
+            if isinstance(event, at) and (goes_on or at is Paused):
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
-            patched.setattr(Record, "take", interrupted)
+            patched.setattr(Record, "apply", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 tune.main([*words, *resume])
         shared_ray.close()  # a driver that ends takes its trials with it
@@ -224,9 +225,9 @@ def test_a_sweep_killed_between_trials_and_finalists_goes_on(here: Path, monkeyp
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    for where, arguments in (("Record.choose_finalists", []), ("tune.drop_states", ["--resume"])):
+    for where, arguments in (("Record.choose_finalists", []), ("runner.drop_states", ["--resume"])):
         with monkeypatch.context() as patched:
-            patched.setattr(f"popgpt.{'sweep.record.' if 'Record' in where else ''}{where}", killed)
+            patched.setattr(f"popgpt.sweep.{'record.' if 'Record' in where else ''}{where}", killed)
             with pytest.raises(KeyboardInterrupt):
                 tune.main([*words, *arguments])
         before = found(here)
@@ -259,15 +260,15 @@ def test_ctrl_c_as_the_last_trial_ends_starts_no_finalist_and_is_heard_again_aft
     here: Path, own_ray: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["space.yaml", "finalists=1", "finalist_seeds=1", "d_model=8", "num_samples=3", "mlflow_log=false"]
-    handled, take = [signal.getsignal(number) for number in SIGNALS], Record.take
+    handled, apply = [signal.getsignal(number) for number in SIGNALS], Record.apply
 
     def interrupted(record: Record, *event: Any) -> None:
-        take(record, *event)
+        apply(record, *event)
         if not record.open_trials() and not record.finalists:
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Record, "take", interrupted)
+        patched.setattr(Record, "apply", interrupted)
         assert tune.main(words) == 130
     assert [signal.getsignal(number) for number in SIGNALS] == handled
     assert "go on with the same command and --resume" in capsys.readouterr().out
@@ -277,7 +278,7 @@ def test_ctrl_c_as_the_last_trial_ends_starts_no_finalist_and_is_heard_again_aft
     assert not (here / "sweep" / "best").exists()
 
     with monkeypatch.context() as patched:
-        patched.setattr(tune, "crown", lambda *_: [os.kill(os.getpid(), signal.SIGINT), time.sleep(PATIENCE)])
+        patched.setattr(runner, "score_winner", lambda *_: [os.kill(os.getpid(), signal.SIGINT), time.sleep(PATIENCE)])
         with pytest.raises(KeyboardInterrupt):
             tune.main([*words, "--resume"])
     assert {run["status"] for run in (*found(here)["trials"], *found(here)["repeats"])} <= {"completed", "stopped"}
@@ -295,15 +296,18 @@ def test_a_winner_that_still_trains_is_crowned_with_what_it_comes_to(here: Path)
 
     def report(row: dict[str, Any]) -> None:
         if row["iteration"] == 2:
-            record.take("0000", "reported", {"rows": read_metrics(Folder(config.out_dir))}, None)
-            record.take("0000", "ended", {}, "asha: rung 2")
+            record.apply("0000", Reported(read_metrics(Folder(config.out_dir))))
+            record.apply("0000", Ended("asha: rung 2"))
             seen.set()
             time.sleep(0.5)
 
-    mirror: Any = SimpleNamespace(add=lambda name, rows: mirrored.append((name, [row["iteration"] for row in rows])))
+    def add_rows(name: str, rows: list[dict[str, Any]]) -> None:
+        mirrored.append((name, [row["iteration"] for row in rows]))
+
+    tracker: Any = SimpleNamespace(add_rows=add_rows)
     with beside(lambda: fit(config, dataset, World(torch.device("cpu")), report, settled=True)):
         seen.wait()
-        winner = tune.crown(record, out_dir, dataset, mirror)
+        winner = score_winner(record, out_dir, dataset, tracker)
     record.write(out_dir, winner)
     best, result = found(here)["best"], json.loads((out_dir / "best" / "result.json").read_text())
     at = load_best(out_dir / "best")["scores"]["iteration"]
@@ -381,7 +385,7 @@ def test_a_resume_waits_for_what_the_process_of_a_trial_still_writes(here: Path)
 
     with beside(write):
         held.wait()
-        tune.catch_up(record, here / "sweep")
+        recover_open_trials(record, here / "sweep")
     assert record.trials["0000"]["metrics"] == [{"iteration": 1}, {"iteration": 2, "exact_match": 0.5}]
     assert not (here / "sweep" / "trials" / "0001").exists()
 
@@ -398,7 +402,7 @@ def test_lines_too_long_are_said_once_for_all_trials(
     Path("space.yaml").write_text(yaml.safe_dump(space))
     sweep = load_sweep("space.yaml", ["num_samples=20"])
     dataset = ensure_dataset(sweep.config())
-    tune.warn_of_long_lines(Record(sweep, sample(sweep)), dataset)
+    runner.warn_of_long_lines(Record(sweep, sample(sweep)), dataset)
     meta = dataset.meta
     counts = [f"{meta.count_longer(split, 9)} of {meta.lines[split]} lines of {split}" for split in SPLITS]
     assert [message.partition("left out")[0] for message in caplog.messages] == (
@@ -536,7 +540,7 @@ def trainer(here: Path, trial: str, title: str = "ray::ImplicitFunc") -> int:
 
 
 def ended_sweep(count: int) -> Any:
-    """The record of a sweep of so many trials, some of which failed, as `show` takes it."""
+    """The record of a sweep of so many trials, some of which failed, as `print_result` takes it."""
     trials = {each.trial["id"]: each.trial for each in sweep_of(count, SPACES[6])}
     return SimpleNamespace(
         trials=trials,
@@ -554,7 +558,7 @@ def test_the_end_of_a_sweep_fits_a_terminal(
     for name, value in {"FORCE_COLOR": "1", "COLUMNS": "80", "LINES": "24", "TERM": "xterm"}.items():
         monkeypatch.setenv(name, value)
     score = {"exact_match": 0.5, "exact_match_n": 9, "exact_match_low": 0.4, "exact_match_high": 0.6}
-    tune.show(ended_sweep(count), tmp_path, {"id": "0000", "test": score}, 9.0, "-5 + '3'=")
+    print_result(ended_sweep(count), tmp_path, {"id": "0000", "test": score}, 9.0, "-5 + '3'=")
     text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     top, _, below = text.partition("\n\n")
     assert max(len(line) for line in top.splitlines() if str(tmp_path) not in line) <= 80
@@ -566,7 +570,7 @@ def test_the_end_of_a_sweep_fits_a_terminal(
 
 
 def test_elsewhere_every_trial_is_shown_with_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tune.show(ended_sweep(200), tmp_path, None, 9.0, "1=")
+    print_result(ended_sweep(200), tmp_path, None, 9.0, "1=")
     lines = capsys.readouterr().out.splitlines()
     assert "gradient_accumulation_steps" in lines[0]
     assert sum(re.match(r"\d{4}  ", line) is not None for line in lines) == 200
@@ -575,12 +579,12 @@ def test_elsewhere_every_trial_is_shown_with_its_reason(tmp_path: Path, capsys: 
 
 def test_what_to_ask_is_a_prompt_of_the_dataset(here: Path) -> None:
     dataset = ensure_dataset(load_config("base.yaml"))
-    assert tune.a_prompt(dataset, 32) == dataset.split("val").lines(0, 1)[0].partition("=")[0] + "="
+    assert example_prompt(dataset, 32) == dataset.split("val").lines(0, 1)[0].partition("=")[0] + "="
     lines = ["3 December 2021:2021-12-03", "1 May 2021:2021-05-01"]
     dates: Any = SimpleNamespace(
         meta=SimpleNamespace(separator=":"), split=lambda _: SimpleNamespace(lines=lambda *_: lines)
     )
-    assert [tune.a_prompt(dates, longest) for longest in (64, 22, 4)] == [
+    assert [example_prompt(dates, longest) for longest in (64, 22, 4)] == [
         "3 December 2021:",
         "1 May 2021:",
         "3 December 2021:",

@@ -35,7 +35,7 @@ POLL_SECONDS = 0.5
 SPARE_SECONDS = 10  # what the driver sees of a worker that hangs says more than the others' exchange that fails
 GIVE_UP_SECONDS = 10.0
 UNUSED = (
-    # Its process outlives all without a dashboard. `trials.free_abandoned_places` does in a sweep what it is for.
+    # Its process outlives all without a dashboard. `trials.free_abandoned_groups` does in a sweep what it is for.
     "PlacementGroupCleanerCallback",
     "DatasetsCallback",  # of Ray Data's datasets
 )

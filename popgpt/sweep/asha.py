@@ -185,7 +185,7 @@ class AshaScheduler(FIFOScheduler):  # type: ignore[misc]
 
     def changes(self) -> dict[str, dict[str, Any]]:
         """What it knows now of each trial of which it learned something since this was asked: of a few, whatever all it
-        knows. `stored.change_asha` takes it up.
+        knows. `journal.change_asha` takes it up.
         """
         changed, self._changed = list(self._changed), {}
         return {name: self._of(name) for name in changed}

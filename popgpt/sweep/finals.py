@@ -8,14 +8,13 @@ from typing import Any
 
 from popgpt.metrics.metric import score
 from popgpt.sweep import ranking
+from popgpt.sweep.events import ENDED, Status
 from popgpt.sweep.ranking import Trial
-
-ENDED = ("completed", "stopped", "failed")
 
 
 def choose(trials: Iterable[Trial], metric: str, count: int) -> list[str]:
     """The ids of the `count` best trials, best first. One that failed or was never evaluated is no finalist."""
-    able = [trial for trial in trials if trial["status"] != "failed" and ranking.best_row(trial, metric)]
+    able = [trial for trial in trials if trial["status"] != Status.FAILED and ranking.best_row(trial, metric)]
     return [trial["id"] for trial in ranking.ranked(able, metric)[:count]]
 
 
@@ -49,7 +48,7 @@ def ranked(results: Iterable[Mapping[str, Any]], metric: str) -> list[Mapping[st
 
     def key(finalist: Mapping[str, Any]) -> tuple[bool, float, float]:
         seeds = finalist["seeds"]
-        whole = all(each.get("status") != "failed" and math.isfinite(score(each, metric)[0]) for each in seeds)
+        whole = all(each.get("status") != Status.FAILED and math.isfinite(score(each, metric)[0]) for each in seeds)
         accuracy = mean(each["token_accuracy"] for each in seeds if each.get("token_accuracy") is not None)
         by_mean = score({metric: finalist.get("mean"), "token_accuracy": accuracy}, metric)
         return (whole, *by_mean)

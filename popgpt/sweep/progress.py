@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from popgpt.metrics.row import Row
+from popgpt.sweep.events import Event, Reported, Started
 from popgpt.sweep.record import Record
 from popgpt.sweep.tables import Standing, cropped, in_order, standing, value
 from popgpt.terminal.progress import PATIENCE, describe_exact_match, unbreakable, waiting
@@ -69,16 +70,16 @@ class SweepProgress:
         budget = describe_budget(done, left, done - before, time.perf_counter() - begun)
         return f"{ended}, {budget}" if done > before or not unfinished else f"starting the first trials; {budget}"
 
-    def __call__(self, name: str, event: str) -> None:
-        """Show an event of a trial that the record has taken in."""
+    def __call__(self, name: str, event: Event) -> None:
+        """Show an event of a trial, which the record has applied."""
         if self._console.is_terminal:
             return  # the picture is drawn anew by itself
         trial = self._record.runs[name]
-        if event != "started":
+        if not isinstance(event, Started):
             self._first.close()
-        if event == "started":
+        if isinstance(event, Started):
             text = "  ".join(f"{key}={value(given, 6)}" for key, given in trial["config"].items())
-        elif event == "reported":
+        elif isinstance(event, Reported):
             row = trial["metrics"][-1]
             text = f"iteration {row['iteration']}  loss {row['train_loss']:.4f}  {describe_exact_match(row)}"
         else:

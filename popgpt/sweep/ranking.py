@@ -6,21 +6,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from popgpt.metrics.metric import score
+from popgpt.metrics.metric import METRICS, score
 
 Trial = Mapping[str, Any]
 """A trial's record: id, config (the swept parameters), status (completed, stopped or failed), reason or None, and
 metrics, a row for each report; rows of evaluations hold the sweep's metric."""
 
-SCORES = (
-    "exact_match",
-    "exact_match_n",
-    "exact_match_low",
-    "exact_match_high",
-    "token_accuracy",
-    "val_loss",
-    "iteration",
-)
+SCORES = (*METRICS, "exact_match_n", "exact_match_low", "exact_match_high", "iteration")
+"""What sweep.json says of a trial's best evaluation, as far as its row has it."""
 
 
 def best_row(trial: Trial, metric: str) -> Mapping[str, Any]:

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from popgpt.config import Config, Role, merge, parameters_of
-from popgpt.sweep import finals, ranking, search, stored
+from popgpt.metrics.row import Row
+from popgpt.sweep import finals, journal, ranking, search
+from popgpt.sweep.events import OPEN, Ended, Event, Failed, Paused, Reported, Started, Status
 from popgpt.sweep.schema import Sweep, SweepFile
+from popgpt.terminal import cli
 from popgpt.text.errors import UserError, shortened
 
-FILE, OPEN = stored.FILE, stored.OPEN
+FILE = journal.FILE
 KEPT = ("config", "status", "reason", "metrics")  # of a trial, for a later process
 TEST = ("exact_match", "exact_match_n", "exact_match_low", "exact_match_high")  # of a score, what is shown
 RESUME = "--resume goes on with the same sweep: set it back, or give another out_dir"
@@ -36,7 +39,7 @@ class Record:
         self.trials = {f"{number:04d}": _new(f"{number:04d}", values) for number, values in enumerate(drawn)}
         for number, trial in enumerate(self.trials.values()):
             if search.rests_on_others(sweep, number):
-                trial |= {"config": {}, "status": "planned"}
+                trial |= {"config": {}, "status": Status.PLANNED}
         self.repeats: dict[str, dict[str, Any]] = {}
         self.finalists: list[str] = []
         self.gpu: dict[str, int] | None = None  # what the largest trial takes of a GPU, where that was asked
@@ -65,14 +68,14 @@ class Record:
 
     def planned(self) -> bool:
         """Whether there are trials that have no parameters yet."""
-        return any(trial["status"] == "planned" for trial in self.trials.values())
+        return any(trial["status"] == Status.PLANNED for trial in self.trials.values())
 
     def propose(self, name: str) -> bool:
         """Give a planned trial, the first of them, its parameters. Whether it was planned."""
-        if self.runs[name]["status"] != "planned":
+        if self.runs[name]["status"] != Status.PLANNED:
             return False
-        before = [trial for trial in self.trials.values() if trial["status"] != "planned"]
-        self.trials[name] |= {"config": search.propose(self.sweep, self.drawn, before), "status": "waiting"}
+        before = [trial for trial in self.trials.values() if trial["status"] != Status.PLANNED]
+        self.trials[name] |= {"config": search.propose(self.sweep, self.drawn, before), "status": Status.WAITING}
         return True
 
     def seed(self, name: str) -> int:
@@ -88,7 +91,7 @@ class Record:
         if status in OPEN:
             return None
         undecided = bool(self.sweep.finalists) and not self.finalists
-        return int(status == "failed" or (status == "stopped" and undecided))
+        return int(status == Status.FAILED or (status == Status.STOPPED and undecided))
 
     def choose_finalists(self) -> bool:
         """Choose the finalists, where all trials have ended, and lay out their runs. Whether they are newly chosen.
@@ -100,19 +103,19 @@ class Record:
             return False
         self.finalists = finals.choose(self.trials.values(), sweep.metric, sweep.finalists)
         for name, trial in self.trials.items():
-            if name in self.finalists and trial["status"] == "stopped":
-                trial |= {"status": "waiting", "reason": None, "stopped_by": trial["reason"]}
+            if name in self.finalists and trial["status"] == Status.STOPPED:
+                trial |= {"status": Status.WAITING, "reason": None, "stopped_by": trial["reason"]}
             elif name not in self.finalists and trial["status"] in OPEN:
-                trial |= {"status": "stopped", "reason": trial.pop("stopped_by")}
+                trial |= {"status": Status.STOPPED, "reason": trial.pop("stopped_by")}
         for run in self.repeats.values():
             if run["of"] not in self.finalists and run["status"] in OPEN:
-                run |= {"status": "stopped", "reason": "no longer a finalist's"}
+                run |= {"status": Status.STOPPED, "reason": "no longer a finalist's"}
         for name in self.finalists:
             parameters = self.trials[name]["config"]
             for other, values in finals.repeats(name, parameters, self.seed(name), sweep.finalist_seeds).items():
                 run = self.repeats.setdefault(other, _new(other, values) | {"of": name})
-                if run["status"] == "stopped":
-                    run |= {"status": "waiting", "reason": None}
+                if run["status"] == Status.STOPPED:
+                    run |= {"status": Status.WAITING, "reason": None}
         return bool(self.finalists)
 
     def results(self) -> list[Mapping[str, Any]]:
@@ -134,7 +137,7 @@ class Record:
         """The runs with a finalist's configuration, its trial first."""
         return [self.trials[name], *(run for run in self.repeats.values() if run["of"] == name)]
 
-    def take_up(self, before: Mapping[str, Any], retry_failed: bool = False) -> int:
+    def restore(self, before: Mapping[str, Any], retry_failed: bool = False) -> int:
         """Go on from what an earlier process wrote. retry_failed: with what failed, too. Returns how many that are.
 
         Where trials are to run, finalists are chosen anew after them. Raises UserError where that was another sweep.
@@ -144,9 +147,11 @@ class Record:
             self.trials[old["id"]] |= {key: old[key] for key in (*KEPT, "stopped_by") if key in old}
         for old in before.get("repeats", []):
             self.repeats[old["id"]] = _new(old["id"], old["config"]) | {key: old[key] for key in (*KEPT, "of")}
-        failed = [run for run in self.runs.values() if run["status"] == "failed"]
+        for run in self.runs.values():
+            run["status"] = Status(run["status"])
+        failed = [run for run in self.runs.values() if run["status"] == Status.FAILED]
         for run in failed if retry_failed else []:
-            run |= {"status": "waiting", "reason": None}
+            run |= {"status": Status.WAITING, "reason": None}
         if not self.open_trials():
             self.finalists = [each["id"] for each in before.get("finalists", [])]
         self.asha = before.get("asha")
@@ -160,64 +165,71 @@ class Record:
     def reopen(self, holds: Callable[[str], bool]) -> None:
         """Where trials are still to run, open those again that had ended but may go on beside them."""
         for name, trial in self.trials.items() if self.open_trials() else ():
-            if trial["status"] == "stopped" and holds(name):
-                trial |= {"status": "paused", "reason": None}
+            if trial["status"] == Status.STOPPED and holds(name):
+                trial |= {"status": Status.PAUSED, "reason": None}
 
-    def take(self, name: str, event: str, what: Mapping[str, Any], reason: str | None) -> None:
-        """Take in an event of a trial: started, reported (what["rows"]), paused, ended or failed (what["reason"]).
-
-        reason: why the scheduler stopped the trial, where it did.
-        """
+    def apply(self, name: str, event: Event) -> None:
+        """Change a trial's status and rows as `event` says."""
         trial = self.runs[name]
-        if event in ("started", "paused"):
-            trial |= {"status": "running" if event == "started" else "paused", "reason": None}
-        elif event == "reported":
-            stored.add_rows(trial["metrics"], what["rows"])
-        elif event == "failed":
-            trial |= {"status": "failed", "reason": what["reason"]}
-        else:
-            end = min(self.sweep.config(trial["config"]).max_iters, self.sweep.max_t)
-            whole = ranking.iterations(trial) >= end
-            trial |= {"status": "completed", "reason": None} if whole else {"status": "stopped", "reason": reason}
+        match event:
+            case Started():
+                trial |= {"status": Status.RUNNING, "reason": None}
+            case Paused():
+                trial |= {"status": Status.PAUSED, "reason": None}
+            case Reported(rows):
+                journal.add_rows(trial["metrics"], rows)
+            case Failed(reason):
+                trial |= {"status": Status.FAILED, "reason": reason}
+            case Ended(reason):
+                full_budget = min(self.sweep.config(trial["config"]).max_iters, self.sweep.max_t)
+                completed = ranking.iterations(trial) >= full_budget
+                status, reason = (Status.COMPLETED, None) if completed else (Status.STOPPED, reason)
+                trial |= {"status": status, "reason": reason}
 
     def interrupt(self) -> None:
         """What was running is interrupted."""
         for trial in self.runs.values():
-            if trial["status"] == "running":
-                trial["status"] = "interrupted"
+            if trial["status"] == Status.RUNNING:
+                trial["status"] = Status.INTERRUPTED
 
-    def write(self, out_dir: Path, crowned: Mapping[str, Any] | None = None) -> None:
-        """Replace OUT/sweep.json. crowned: what `best` says beside its scores."""
+    def write(self, out_dir: Path, winner: Mapping[str, Any] | None = None) -> None:
+        """Replace OUT/sweep.json. winner: what `best` says beside its scores."""
         runs = list(self.trials.values()), list(self.repeats.values())
-        found = stored.derived(*runs, self.results(), self.sweep.metric)
-        if crowned:
-            found["best"] |= crowned
+        found = journal.derived(*runs, self.results(), self.sweep.metric)
+        if winner:
+            found["best"] |= winner
         self._written += 1
         ours = {"sweep": definition(self.sweep), "asha": self.asha, "gpu": self.gpu, "written": self._written}
-        stored.write(out_dir, {**found, **ours})
+        journal.write(out_dir, {**found, **ours})
 
-    def note(self, out_dir: Path, name: str, rows: Sequence[Mapping[str, Any]], asha: Mapping[str, Any]) -> None:
-        """Add to OUT/events.jsonl what has changed of a run since the event before: with these rows, and, by the
-        trials' names, what ASHA knows. It is as long as that, however much was recorded.
+    def append(self, out_dir: Path, name: str, rows: Sequence[Row], asha: Mapping[str, Any]) -> None:
+        """Append a line to OUT/events.jsonl: what has changed of a run since its line before, its new rows, and, by the
+        trials' ids, what has changed of ASHA's state. A line is as long as that, however much was recorded.
 
-        Rows alone may be lost with the power, as the run's folder has them too.
+        A line with rows is not synced to the disk: the run's folder has the rows too.
         """
         for other, change in asha.items():
             if self.asha:
-                stored.change_asha(self.asha, other, dict(change))
+                journal.change_asha(self.asha, other, dict(change))
         run = self.runs[name]
-        what = {key: run[key] for key in ("id", "config", "status", "reason")}
-        event = {"after": self._written, **what, "rows": ranking.plain(rows), "asha": asha}
-        stored.append(out_dir, event, last=not rows)
+        changed = {key: run[key] for key in ("id", "config", "status", "reason")}
+        line = {"after": self._written, **changed, "rows": ranking.plain(rows), "asha": asha}
+        journal.append(out_dir, line, sync=not rows)
 
 
 def trial_folder(out_dir: Path, name: str) -> Path:
-    """The run folder of a trial."""
+    """Return the run folder of a trial."""
     return out_dir / "trials" / name
 
 
+def trial_config(record: Record, out_dir: Path, name: str) -> Config:
+    """Return the config of a trial, which trains in its own folder."""
+    config = record.sweep.config(record.runs[name]["config"])
+    return cli.absolute(config.model_copy(update={"out_dir": str(trial_folder(out_dir, name))}))
+
+
 def _new(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {"config": dict(parameters), "status": "waiting", "reason": None, "metrics": [], "id": name}
+    return {"config": dict(parameters), "status": Status.WAITING, "reason": None, "metrics": [], "id": name}
 
 
 def definition(sweep: Sweep) -> dict[str, Any]:
@@ -282,4 +294,4 @@ def read(out_dir: Path) -> dict[str, Any]:
     """What the sweep in a folder has recorded. Raises UserError where there is none."""
     if not (out_dir / FILE).exists():
         raise UserError(f"{out_dir / FILE}: no such file; --resume needs a sweep that was started with this out_dir")
-    return stored.read(out_dir)
+    return journal.read(out_dir)

@@ -11,7 +11,7 @@ from popgpt.metrics.metric import score
 from popgpt.sweep import ranking
 from popgpt.sweep.domain import Domain
 from popgpt.sweep.draws import compose, largest
-from popgpt.sweep.finals import ENDED
+from popgpt.sweep.events import ENDED, Status
 from popgpt.sweep.ranking import Trial
 from popgpt.sweep.schema import Sweep
 from popgpt.text.errors import UserError
@@ -64,7 +64,7 @@ def propose(sweep: Sweep, drawn: Sequence[Mapping[str, Any]], before: Sequence[T
 
 def _ended(trial: Trial) -> bool:
     """Whether ASHA and the budget are done with it, or hold it at a rung: not so a finalist's going on."""
-    return trial["status"] in (*ENDED, "paused") or "stopped_by" in trial
+    return trial["status"] in (*ENDED, Status.PAUSED) or "stopped_by" in trial
 
 
 def _study(sweep: Sweep, before: Sequence[Trial]) -> tuple[Any, dict[str, Any]]:
@@ -83,9 +83,9 @@ def _study(sweep: Sweep, before: Sequence[Trial]) -> tuple[Any, dict[str, Any]]:
     states = optuna.trial.TrialState
     for trial, row, found in zip(before, rows, scores, strict=True):
         told: dict[str, Any] = {"state": states.PRUNED if _ended(trial) else states.RUNNING}
-        if row and trial["status"] == "completed":
+        if row and trial["status"] == Status.COMPLETED:
             told = {"state": states.COMPLETE, "value": places[found]}
-        elif row and trial["status"] != "failed":
+        elif row and trial["status"] != Status.FAILED:
             told["intermediate_values"] = {_reached(trial, sweep.metric): places[found]}
         params = {name: value for name, value in trial["config"].items() if _holds(distributions[name], value)}
         own = {name: distributions[name] for name in params}

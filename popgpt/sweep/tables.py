@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from popgpt.metrics.metric import score
+from popgpt.metrics.metric import METRICS, score
+from popgpt.sweep.events import Status
 from popgpt.sweep.ranking import Trial, best_row, iterations
 from popgpt.text.printable import cut, printable
 
@@ -18,15 +19,6 @@ if TYPE_CHECKING:
 GAP = 2
 LETTERS = (5, 3)  # of a word in a header that is folded, at least: at first, and where there is less room
 SHOWN_REASONS = 10
-SHORT = {
-    "iterations": "iters",
-    "exact match": "exact\nmatch",
-    "95% interval": "95%\ninterval",
-    "token accuracy": "token\naccuracy",
-    "val loss": "val\nloss",
-}
-LOSABLE = ("val loss", "token accuracy", "95% interval", "exact match", "iterations")  # in this order
-OF_METRIC = {"exact_match": "exact match", "token_accuracy": "token accuracy", "val_loss": "val loss"}
 
 
 class Standing(NamedTuple):
@@ -108,10 +100,10 @@ def fitting(ranked: Sequence[Standing], metric: str, width: int) -> list[Column]
         return found
     names = swept_names(ranked)
     status = Column("status", [str(each.trial["status"]) for each in ranked], right=False)
-    losable = [name for name in LOSABLE if name != OF_METRIC[metric]]
     trials, *plain = found[: len(names) + 1]
     whole = scores(ranked)
-    short = {name: replace(column, header=SHORT[name]) for name, column in whole.items()}
+    losable = [name for name in reversed(whole) if name != METRICS[metric].label]
+    short = {name: replace(column, header=folded_header(name)) for name, column in whole.items()}
     folded, shortest = ([folded_column(ranked, name, names, letters) for name in names] for letters in LETTERS)
     fewest = len(losable)
     for swept, results, most in ((plain, whole, fewest - 1), (folded, short, fewest - 1), (shortest, short, fewest)):
@@ -160,16 +152,19 @@ def folded_name(name: str, letters: int) -> str:
     return "\n".join(printable(word[:letters]) for word in name.split("_"))
 
 
+def folded_header(name: str) -> str:
+    return "iters" if name == "iterations" else name.replace(" ", "\n")
+
+
 def scores(ranked: Sequence[Standing]) -> dict[str, Column]:
     """The columns of how far each got and what it came to, by their headers."""
     best = [each.best for each in ranked]
-    cells = {
-        "iterations": [str(each.iterations) for each in ranked],
-        "exact match": [percent(row.get("exact_match")) for row in best],
-        "95% interval": [interval(row) for row in best],
-        "token accuracy": [percent(row.get("token_accuracy")) for row in best],
-        "val loss": [value(row["val_loss"]) if row.get("val_loss") is not None else "" for row in best],
-    }
+    cells = {"iterations": [str(each.iterations) for each in ranked]}
+    for metric in METRICS.values():
+        shown = ".1%" if metric.is_share else metric.format
+        cells[metric.label] = [formatted(row.get(metric.name), shown) for row in best]
+        if metric.name == "exact_match":
+            cells["95% interval"] = [interval(row) for row in best]
     return {name: Column(name, each) for name, each in cells.items()}
 
 
@@ -195,7 +190,7 @@ def cropped(ranked: Sequence[Standing], metric: str, console: Console, height: i
 
 def chosen(ranked: Sequence[Standing], count: int) -> list[int]:
     """The numbers of `count` trials, in order: the best, but in up to half of the places those that run."""
-    running = [number for number, each in enumerate(ranked) if each.trial["status"] == "running"]
+    running = [number for number, each in enumerate(ranked) if each.trial["status"] == Status.RUNNING]
     first = [*running[: count // 2], *range(len(ranked))]
     return sorted(list(dict.fromkeys(first))[:count])
 
@@ -211,7 +206,7 @@ def describe_failures(trials: Iterable[Trial], width: int) -> Iterator[str]:
     """Why trials failed, each reason once, in lines of at most `width`."""
     reasons: dict[str, list[str]] = {}
     for trial in trials:
-        if trial["status"] == "failed":
+        if trial["status"] == Status.FAILED:
             reasons.setdefault(printable(str(trial.get("reason"))), []).append(str(trial["id"]))
     for reason, names in list(reasons.items())[:SHOWN_REASONS]:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -229,12 +224,12 @@ def finalists_table(results: Sequence[Mapping[str, Any]], metric: str) -> Table:
     for name in ("trial", "mean", "each seed"):
         shown.add_column(name, overflow="fold")
 
-    def number(found: Any) -> str:
-        return "" if found is None else value(found) if metric == "val_loss" else f"{found:.2%}"
-
     for each in results:
-        seeds = [f"{run['seed']}: {number(run.get(metric)) or run['status']}" for run in each["seeds"]]
-        shown.add_row(str(each["id"]), number(each["mean"]), "  ".join(seeds))
+        seeds = [
+            f"{run['seed']}: {formatted(run.get(metric), METRICS[metric].format) or run['status']}"
+            for run in each["seeds"]
+        ]
+        shown.add_row(str(each["id"]), formatted(each["mean"], METRICS[metric].format), "  ".join(seeds))
     return shown
 
 
@@ -245,8 +240,8 @@ def value(found: Any, digits: int = 4) -> str:
     return f"{found:.{digits}g}" if isinstance(found, float) else printable(str(found))
 
 
-def percent(found: Any) -> str:
-    return "" if found is None else f"{found:.1%}"
+def formatted(number: Any, how: str) -> str:
+    return "" if number is None else format(number, how)
 
 
 def interval(row: Mapping[str, Any]) -> str:

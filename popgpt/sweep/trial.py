@@ -23,8 +23,8 @@ from popgpt.training.world import World, pick_device
 open_once = functools.lru_cache(maxsize=4)(open_dataset)
 
 
-def try_out(values: dict[str, Any], resources: dict[str, float], memory: float | None = None) -> None:
-    """One trial of a sweep, in the process that Ray Tune started for it, and ends when it likes, once it said stop.
+def train_trial(values: dict[str, Any], resources: dict[str, float], memory: float | None = None) -> None:
+    """Train one trial of a sweep, in the process that Ray Tune started for it and may end once it said stop.
 
     Args:
         values: the trial's parameters.

@@ -22,59 +22,17 @@ from ray.tune.search import Searcher
 from popgpt.cluster.controller import free_places
 from popgpt.config import Config, make_config
 from popgpt.sweep.asha import AshaScheduler
+from popgpt.sweep.events import Ended, Event, Failed, Paused, Reported, Started
 from popgpt.sweep.placement import Placement
-from popgpt.sweep.trial import gpu_memory_of, try_out
+from popgpt.sweep.trial import gpu_memory_of, train_trial
 from popgpt.text.errors import UserError
 from popgpt.training.memory import memory_advice
 
 logger = logging.getLogger(__name__)
-Told = Callable[[str, str, dict[str, Any]], None]
+OnEvent = Callable[[str, Event], None]
 SUPERVISOR = {"memory": 1.0}  # a byte: no core, so that its workers can have them all
 OUT_OF_MEMORY = "killed by Ray's memory monitor"
 DIED = re.compile(r"[Tt]he actor (died|is dead|\w+ is unavailable)")
-
-
-class Witness(tune.Callback):  # type: ignore[misc]
-    """Tells of each trial: (id, event, what), events being started, reported, paused, ended and failed."""
-
-    def __init__(self, tell: Told, config_of: Callable[[str], dict[str, Any]], scheduler: AshaScheduler | None):
-        self._tell = tell
-        self._config_of = config_of
-        self._scheduler = scheduler
-        self._errors: dict[str, str] = {}
-        self._left_a_group = False
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Ray keeps a copy of a sweep on disk, which popgpt never goes back to."""
-        return {}
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tell(trial.config["id"], "started", {})
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        if "error" in result:
-            self._errors[trial.config["id"]] = result["error"]
-        else:
-            self._tell(trial.config["id"], "reported", result)
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        paused = self._scheduler and self._scheduler.holds(trial.config["id"])
-        self._tell(trial.config["id"], "paused" if paused else "ended", {})
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        name = trial.config["id"]
-        reason = self._errors.pop(name, None)
-        if reason is None:
-            config = make_config(self._config_of(name))
-            self._left_a_group |= config.workers > 1
-            reason = cause_of_death(Path(trial.error_file).read_text(), config)
-        self._tell(name, "failed", {"reason": reason})
-
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if self._left_a_group:
-            free_abandoned_places()
 
 
 class Processes(RayActorManager):  # type: ignore[misc]
@@ -90,8 +48,51 @@ tune_controller.RayActorManager = Processes
 usage.tag_callbacks = lambda callbacks: False  # it counts them, and imports mlflow, wandb and others to know them by
 
 
-class Jobs(Searcher):  # type: ignore[misc]
-    """Has Ray Tune run what the scheduler says is next, each in its order where there is none.
+class TrialCallback(tune.Callback):  # type: ignore[misc]
+    """Calls `on_event(id, event)` with each event of a trial that Ray Tune tells its callbacks."""
+
+    def __init__(self, on_event: OnEvent, config_of: Callable[[str], dict[str, Any]], scheduler: AshaScheduler | None):
+        self._on_event = on_event
+        self._config_of = config_of
+        self._scheduler = scheduler
+        self._errors: dict[str, str] = {}
+        self._supervisor_died = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray keeps a copy of a sweep on disk, which popgpt never goes back to."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._on_event(trial.config["id"], Started())
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if "error" in result:
+            self._errors[trial.config["id"]] = result["error"]
+        else:
+            self._on_event(trial.config["id"], Reported(result["rows"]))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        name, scheduler = trial.config["id"], self._scheduler
+        self._on_event(name, Paused() if scheduler and scheduler.holds(name) else ended(name, scheduler))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        name = trial.config["id"]
+        reason = self._errors.pop(name, None)
+        if reason is None:
+            config = make_config(self._config_of(name))
+            self._supervisor_died |= config.workers > 1  # a trial of one worker supervises no group
+            reason = cause_of_death(Path(trial.error_file).read_text(), config)
+        self._on_event(name, Failed(reason))
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self._supervisor_died:
+            free_abandoned_groups()
+
+
+class RecordSearcher(Searcher):  # type: ignore[misc]
+    """Suggests to Ray Tune the trial that the scheduler says is next; without a scheduler, each in its order.
 
     To Ray, a trial that is held at a rung has ended, and is another one, of the same `id`, when it goes on.
     """
@@ -101,14 +102,14 @@ class Jobs(Searcher):  # type: ignore[misc]
         names: Sequence[str],
         config_of: Callable[[str], dict[str, Any]],
         scheduler: AshaScheduler | None,
-        tell: Told,
+        on_event: OnEvent,
     ):
         super().__init__()
         self._idle = list(names)
         self._running: dict[str, str] = {}  # by Ray's id
         self._config_of = config_of
         self._scheduler = scheduler
-        self._tell = tell
+        self._on_event = on_event
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._scheduler:
@@ -122,7 +123,7 @@ class Jobs(Searcher):  # type: ignore[misc]
         if self._running:
             return None
         for given_up in self._idle:
-            self._tell(given_up, "ended", {})
+            self._on_event(given_up, ended(given_up, self._scheduler))
         self._idle.clear()
         return str(Searcher.FINISHED)
 
@@ -132,10 +133,15 @@ class Jobs(Searcher):  # type: ignore[misc]
             self._idle.append(name)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: see Witness."""
+        """Save nothing: see TrialCallback."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+def ended(name: str, scheduler: AshaScheduler | None) -> Ended:
+    """Return the event that a trial has ended, with the scheduler's reason if that stopped it."""
+    return Ended(scheduler.reason(name) if scheduler else None)
 
 
 def run_trials(
@@ -144,14 +150,14 @@ def run_trials(
     placement: Placement,
     scheduler: AshaScheduler | None,
     out_dir: Path,
-    tell: Told,
-    ahead: bool,
+    on_event: OnEvent,
+    all_known: bool,
 ) -> bool:
     """Run the trials of these ids, in the order that the scheduler says. Returns when all have ended, or after Ctrl-C
     or SIGTERM: whether one of these came.
 
     A trial's config is asked for when there is room for it. On a cluster that grows for what waits, all wait at once
-    where they can be known `ahead`, and else one at a time.
+    if their configs are all known before the first starts (`all_known`), and else one at a time.
 
     A trial of one worker trains in the process that Ray Tune starts for it, and the next trial reuses the process. A
     trial of several is a small process that supervises a group of workers of its own; at most as many run as can
@@ -162,18 +168,18 @@ def run_trials(
     each = {"resources": placement.each, "memory": placement.memory}
     bundle = SUPERVISOR if placement.workers > 1 else {name: part for name, part in placement.each.items() if part}
     trainable = tune.with_resources(tune.with_parameters(_trial, **each), PlacementGroupFactory([bundle]))
-    witness = Witness(tell, config_of, scheduler)
+    callback = TrialCallback(on_event, config_of, scheduler)
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             scheduler=scheduler,
-            search_alg=Jobs(names, config_of, scheduler, tell),
+            search_alg=RecordSearcher(names, config_of, scheduler, on_event),
             num_samples=-1,  # as many as the jobs are
             reuse_actors=True,  # which waits for a stopped trial's workers to end and give their cores back
-            max_concurrent_trials=placement.at_once or (len(names) if ahead else None),
+            max_concurrent_trials=placement.at_once or (len(names) if all_known else None),
             trial_dirname_creator=lambda trial: str(trial.config["id"]),
         ),
-        run_config=tune.RunConfig(name="ray", storage_path=str(out_dir), callbacks=[witness], verbose=0),
+        run_config=tune.RunConfig(name="ray", storage_path=str(out_dir), callbacks=[callback], verbose=0),
     )
     try:
         return fit_until_signalled(tuner)
@@ -199,7 +205,7 @@ def fit_until_signalled(tuner: tune.Tuner) -> bool:
 
 def _trial(config: dict[str, Any], resources: dict[str, float], memory: float | None) -> None:
     try:
-        try_out(config["values"], resources, memory)
+        train_trial(config["values"], resources, memory)
     except Exception as error:
         words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         tune.report({"error": words.splitlines()[0]})
@@ -233,8 +239,8 @@ def cause_of_death(account: str, config: Config) -> str:
     return account.strip().splitlines()[-1]
 
 
-def free_abandoned_places() -> None:
-    """Give back the cores of groups whose supervising process was killed."""
+def free_abandoned_groups() -> None:
+    """Remove the placement groups of supervisors that have died: Ray keeps them until the driver ends."""
     driver = ray.get_runtime_context().get_job_id()
     free_places(
         lambda place: (

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from popgpt.sweep.events import Ended, Started
 from popgpt.sweep.progress import SweepProgress, describe_budget
 from tests.sweep.test_tables import SPACES, sweep
 from tests.terminal.test_cli import Broken
@@ -82,7 +83,7 @@ def test_a_sweep_that_has_no_row_yet_says_that_it_starts(capsys: pytest.CaptureF
     trials = [each.trial | {"metrics": [], "status": "waiting"} for each in sweep(2, SPACES[1])]
     console = Console(file=io.StringIO(), width=80)
     with SweepProgress(record_of(trials), console, patience=0.01) as progress:
-        progress("0000", "started")
+        progress("0000", Started())
         time.sleep(0.1)
     assert capsys.readouterr().err == "starting the first trials ...\n"
 
@@ -95,8 +96,8 @@ def test_a_sweep_goes_on_where_nobody_watches(terminal: bool, capsys: pytest.Cap
     sweep = SimpleNamespace(metric="exact_match", max_t=9)
     record = SimpleNamespace(runs={"0000": trial}, sweep=sweep, unfinished=lambda: ["0000"])
     with SweepProgress(record, console) as progress:  # type: ignore[arg-type]
-        progress("0000", "started")
-        progress("0000", "ended")
+        progress("0000", Started())
+        progress("0000", Ended())
     assert broken.attempts == 1
     assert capsys.readouterr() == ("", "")
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from popgpt.sweep.asha import scheduler
 from popgpt.sweep.draws import sample
+from popgpt.sweep.events import Ended, Failed, Paused, Reported, Started
 from popgpt.sweep.record import FILE, Record
 from popgpt.sweep.report import findings
 from popgpt.sweep.schema import Sweep
@@ -42,9 +43,10 @@ def new(sweep: Sweep) -> Record:
 def play(record: Record, name: str, iteration: int, value: float, event: str = "ended") -> None:
     """A run that is evaluated once and then ends."""
     row = {"iteration": iteration, "exact_match": value, "token_accuracy": value}
-    record.take(name, "started", {}, None)
-    record.take(name, "reported", {"rows": [row]}, None)
-    record.take(name, event, {"reason": "broken"}, None if iteration == 90 else f"asha: rung {iteration}")
+    record.apply(name, Started())
+    record.apply(name, Reported([row]))
+    ends = {"ended": Ended(None if iteration == 90 else f"asha: rung {iteration}"), "paused": Paused()}
+    record.apply(name, (ends | {"failed": Failed("broken")})[event])
 
 
 def written(record: Record, tmp_path: Path) -> dict[str, Any]:
@@ -91,10 +93,10 @@ def test_a_later_process_goes_on_with_the_finalists(load: Any, tmp_path: Path) -
     record = played(load)
     record.choose_finalists()
     play(record, "0001-s1", 90, 0.25)
-    record.take("0001", "started", {}, None)
+    record.apply("0001", Started())
     record.interrupt()
     again = new(load())
-    again.take_up(written(record, tmp_path))
+    again.restore(written(record, tmp_path))
     assert sorted(again.finalists) == ["0000", "0001"]
     assert (again.open_trials(), sorted(again.open_finals())) == ([], ["0000-s1", "0001"])
     assert again.runs == record.runs
@@ -104,10 +106,10 @@ def test_with_more_trials_the_finalists_are_chosen_anew(load: Any, tmp_path: Pat
     record = played(load)
     record.choose_finalists()
     play(record, "0000-s1", 90, 0.625)
-    record.take("0001", "started", {}, None)
+    record.apply("0001", Started())
     record.interrupt()
     again = new(load("num_samples=6"))
-    again.take_up(written(record, tmp_path))
+    again.restore(written(record, tmp_path))
     assert again.open_trials() == ["0004", "0005"]
     for name in again.open_trials():
         play(again, name, 90, 0.875)
@@ -128,12 +130,12 @@ def test_one_that_is_held_is_open_until_it_has_ended_and_again_where_more_are_to
     assert {trial["reason"] for trial in record.trials.values()} == {None}
     assert (len(record.open_trials()), record.states_kept("0000"), record.choose_finalists()) == (4, None, False)
     for name in record.trials:
-        record.take(name, "ended", {}, "asha: rung 10")
+        record.apply(name, Ended("asha: rung 10"))
     record.reopen(lambda name: True)
     assert record.open_trials() == [], "nothing is to run that they could be promoted among"
 
     more = new(load("num_samples=5"))
-    more.take_up(written(record, tmp_path))
+    more.restore(written(record, tmp_path))
     more.reopen(lambda name: name in ("0000", "0002"))
     assert more.open_trials() == ["0000", "0002", "0004"]
     assert [(trial["status"], trial["reason"]) for trial in more.trials.values()] == [
@@ -148,7 +150,7 @@ def test_one_that_is_held_is_open_until_it_has_ended_and_again_where_more_are_to
 @pytest.mark.parametrize(("retry", "opened"), [(False, []), (True, ["0003"])])
 def test_what_failed_runs_again_where_that_is_asked(load: Any, tmp_path: Path, retry: bool, opened: list[str]) -> None:
     again = new(load())
-    assert again.take_up(written(played(load), tmp_path), retry_failed=retry) == 1
+    assert again.restore(written(played(load), tmp_path), retry_failed=retry) == 1
     assert again.open_trials() == opened
     assert again.trials["0003"]["metrics"][-1]["iteration"] == 30
 
@@ -162,7 +164,7 @@ def test_a_failed_repeat_runs_again_as_a_finalists(load: Any, tmp_path: Path) ->
     record.trials["0003"]["status"] = "stopped"
     assert record.winner() is record.trials["0000"]
     again = new(load())
-    again.take_up(written(record, tmp_path), retry_failed=True)
+    again.restore(written(record, tmp_path), retry_failed=True)
     assert (again.open_trials(), again.open_finals()) == ([], ["0001-s1"])
 
 
@@ -228,7 +230,7 @@ def test_states_are_kept_where_something_may_go_on_from_them(load: Any) -> None:
 def test_another_sweep_is_refused_by_the_key(load: Any, tmp_path: Path, words: list[str], said: str) -> None:
     before = written(new(load()), tmp_path)
     with pytest.raises(UserError) as refused:
-        new(load(*words)).take_up(before)
+        new(load(*words)).restore(before)
     assert str(refused.value).startswith(said)
     assert "\n" not in str(refused.value)
 
@@ -236,24 +238,24 @@ def test_another_sweep_is_refused_by_the_key(load: Any, tmp_path: Path, words: l
 def test_the_base_config_counts_by_what_it_says(load: Any, tmp_path: Path) -> None:
     before = written(new(load()), tmp_path)
     for base in ({**BASE, "batch_size": 128}, {**BASE, "mlflow_log": False, "device": "cpu", "experiment": "e"}):
-        new(load(base=base)).take_up(before)
+        new(load(base=base)).restore(before)
     with pytest.raises(UserError, match=r"^config\.dropout=0\.0 was 0\.1 when this sweep was started; --resume goes"):
-        new(load(base={**BASE, "dropout": 0.0})).take_up(before)
+        new(load(base={**BASE, "dropout": 0.0})).restore(before)
 
 
 def test_a_sweep_from_before_there_was_a_choice_of_search_goes_on(load: Any, tmp_path: Path) -> None:
     before = written(new(load()), tmp_path)
     del before["sweep"]["search"]
-    new(load()).take_up(before)
+    new(load()).restore(before)
     with pytest.raises(UserError, match=r"^search='optuna' was 'random' when"):
-        new(load("search=optuna")).take_up(before)
+        new(load("search=optuna")).restore(before)
 
 
 def test_the_order_of_the_space_counts(load: Any, tmp_path: Path) -> None:
     before = written(new(load()), tmp_path)
     space = {"n_layer": {"choice": [1, 2]}, "learning_rate": {"loguniform": [1e-3, 1e-1]}}
     with pytest.raises(UserError, match=r"^space=\['n_layer', 'learning_rate'\] was in the order"):
-        new(load(space=space)).take_up(before)
+        new(load(space=space)).restore(before)
 
 
 SPACES = st.fixed_dictionaries(
@@ -297,7 +299,7 @@ def test_more_samples_add_trials_and_change_none(
 def test_what_a_trial_takes_of_a_gpu_is_asked_once(load: Any, tmp_path: Path) -> None:
     record, again = new(load()), new(load())
     record.gpu = {"total": 80, "context": 1, "peak": 9}
-    again.take_up(written(record, tmp_path))
+    again.restore(written(record, tmp_path))
     assert again.gpu == record.gpu
 
 

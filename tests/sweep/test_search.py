@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from popgpt.config import dump_yaml
 from popgpt.lines.shuffle import derive_key
 from popgpt.sweep.draws import sample
+from popgpt.sweep.events import Ended, Failed, Reported, Started
 from popgpt.sweep.record import FILE, Record
 from popgpt.sweep.schema import Sweep
 from popgpt.sweep.search import STARTUP, propose
@@ -61,11 +62,11 @@ def play(record: Record, name: str, outcome: Outcome, how: str = "completed") ->
     """A trial that is evaluated once and then ends as `how` says."""
     record.propose(name)
     row = {"iteration": 90 if how == "completed" else 30, **outcome(record.trials[name]["config"])}
-    record.take(name, "started", {}, None)
+    record.apply(name, Started())
     if how != "broken":
-        record.take(name, "reported", {"rows": [row]}, None)
+        record.apply(name, Reported([row]))
     if how != "running":
-        record.take(name, "failed" if how in ("failed", "broken") else "ended", {"reason": "nan"}, "asha: rung 30")
+        record.apply(name, Failed("nan") if how in ("failed", "broken") else Ended("asha: rung 30"))
 
 
 def played(sweep: Sweep, outcome: Outcome = smooth, how: Sequence[str] = ("completed",)) -> list[dict[str, Any]]:
@@ -147,7 +148,7 @@ def test_a_proposal_is_a_function_of_the_record(
     found = []
     for count in (STARTUP + 3, STARTUP + 3, STARTUP + 9):
         again = Record(load(seed=seed, num_samples=count), sample(load(seed=seed, num_samples=count)))
-        again.take_up(before)
+        again.restore(before)
         assert again.propose(last)
         found.append(again.trials[last]["config"])
     assert record.propose(last)

@@ -11,6 +11,7 @@ import yaml
 from popgpt import tracking
 from popgpt.data.dataset import ensure_dataset
 from popgpt.sweep.draws import sample
+from popgpt.sweep.events import Ended, Event, Paused, Reported, Started
 from popgpt.sweep.record import Record
 from popgpt.sweep.space import load_sweep
 from popgpt.sweep.tracker import SweepTracker
@@ -52,9 +53,9 @@ class Told:
             self.record, self.out_dir, ensure_dataset(sweep.config()), sweep.config(), resume=False
         )
 
-    def __call__(self, name: str, event: str, *rows: dict[str, Any], reason: str | None = None) -> None:
-        self.record.take(name, event, {"rows": rows}, reason)
-        self.tracker.take(name, event, {"rows": rows})
+    def __call__(self, name: str, event: Event) -> None:
+        self.record.apply(name, event)
+        self.tracker.apply(name, event)
 
     def runs(self) -> dict[str, Any]:
         """The runs by their trial; the parent as ``."""
@@ -71,18 +72,18 @@ def seconds(run: Any) -> float:
 def test_statuses_and_times_are_a_trials_own_and_a_name_has_one_meaning(here: Path) -> None:
     tell = Told(here)
     for name in ("0000", "0001"):
-        tell(name, "started")
-        tell(name, "reported", row(1, 2.0))
-        tell(name, "paused")
-    tell("0001", "started")
+        tell(name, Started())
+        tell(name, Reported([row(1, 2.0)]))
+        tell(name, Paused())
+    tell("0001", Started())
     runs = tell.runs()
     assert {name: (run.info.status, run.data.tags["status"]) for name, run in runs.items()} == {
         **{"": ("RUNNING", "running"), "0000": ("SCHEDULED", "paused"), "0001": ("RUNNING", "running")}
     }
     assert runs[""].data.params == {}, "those of the base config are nobody's"
-    tell("0001", "reported", *(row(i, i * 2.0) for i in range(2, 10)))
-    tell("0001", "ended")
-    tell("0000", "ended", reason="asha: rung 1")
+    tell("0001", Reported([row(i, i * 2.0) for i in range(2, 10)]))
+    tell("0001", Ended())
+    tell("0000", Ended("asha: rung 1"))
     test = {"exact_match": 0.25, "exact_match_n": 60, "val_loss": 2.0, "by_operation": {"+": {"exact_match": 0.5}}}
     tell.tracker.finish("failed", {"id": "0001", "run_dir": str(here / "sweep"), "test": test})
     runs = tell.runs()
@@ -100,8 +101,8 @@ def test_statuses_and_times_are_a_trials_own_and_a_name_has_one_meaning(here: Pa
 
 def test_a_trial_that_is_held_when_the_sweep_ends_is_not_said_to_wait(here: Path) -> None:
     tell = Told(here)
-    tell("0000", "started")
-    tell("0000", "reported", row(1, 2.0))
-    tell("0000", "paused")
+    tell("0000", Started())
+    tell("0000", Reported([row(1, 2.0)]))
+    tell("0000", Paused())
     tell.tracker.finish("interrupted", None)
     assert {name: run.info.status for name, run in tell.runs().items()} == {"": "KILLED", "0000": "KILLED"}

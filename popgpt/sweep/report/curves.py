@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from popgpt.metrics.metric import METRICS
+from popgpt.sweep.events import Status
 from popgpt.sweep.ranking import Trial, best_row, iterations
 from popgpt.sweep.report import findings
 from popgpt.sweep.report.axes import Axis, Label, linear_ticks, score_axis, spaced
-from popgpt.sweep.report.findings import NAMES, Content
+from popgpt.sweep.report.findings import Content
 from popgpt.sweep.report.svg import NARROW, Point, cut, line, path, picture, tag, text
 
 
@@ -17,18 +19,13 @@ def value_axis(content: Content) -> Axis:
     metric = content["metric"]
     values = [row[metric] for t in content["trials"] for row in t["metrics"] if _finite(row, metric)]
     highs = [t["exact_match_high"] for t in content["trials"] if t.get("exact_match_high") is not None]
-    return score_axis(
-        [*values, *(highs if metric == "exact_match" else [])], labeller(metric), share=metric != "val_loss"
-    )
+    share = METRICS[metric].is_share
+    return score_axis([*values, *(highs if metric == "exact_match" else [])], axis_label(share), share)
 
 
-def labeller(metric: str) -> Label:
-    """How values of a metric are named on an axis."""
-
-    def name(value: Any) -> str:
-        return f"{value:g}" if metric == "val_loss" else f"{100 * value:.4g}%"
-
-    return name
+def axis_label(share: bool) -> Label:
+    """Return what names a value on an axis; a share as a percentage."""
+    return (lambda value: f"{100 * value:.4g}%") if share else (lambda value: f"{value:g}")
 
 
 def _finite(row: Mapping[str, Any], metric: str) -> bool:
@@ -44,7 +41,7 @@ def describe(trial: Trial) -> str:
 
 def _scored(trial: Trial, metric: str) -> str:
     score = findings.shown_score(best_row(trial, metric), metric)
-    return f"{describe(trial)}, best {NAMES[metric]} {score}"
+    return f"{describe(trial)}, best {METRICS[metric].label} {score}"
 
 
 def curves(content: Content, width: int) -> str:
@@ -142,11 +139,11 @@ def _curve(trial: Trial, rows: Sequence[Mapping[str, Any]], metric: str, place: 
 
 def end_mark(at: Point, status: str, role: str) -> str:
     x, y = at
-    if status == "failed":
+    if status == Status.FAILED:
         return path([(x - 4, y - 4), (x + 4, y + 4)], f"cross {role}") + path(
             [(x - 4, y + 4), (x + 4, y - 4)], f"cross {role}"
         )
-    return tag("circle", cx=x, cy=y, r=3.5, class_=f"end {role} {'whole' if status == 'completed' else 'cut'}")
+    return tag("circle", cx=x, cy=y, r=3.5, class_=f"end {role} {'whole' if status == Status.COMPLETED else 'cut'}")
 
 
 def whisker(value: float, low: float, high: float, axis: Axis) -> str:

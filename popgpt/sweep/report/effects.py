@@ -11,8 +11,8 @@ from popgpt.metrics.metric import METRICS
 from popgpt.sweep.ranking import Trial
 from popgpt.sweep.report import findings
 from popgpt.sweep.report.axes import Axis, parameter_axis, score_axis, spaced
-from popgpt.sweep.report.curves import describe, frame, labeller
-from popgpt.sweep.report.findings import NAMES, Comparison, Content
+from popgpt.sweep.report.curves import axis_label, describe, frame
+from popgpt.sweep.report.findings import Comparison, Content
 from popgpt.sweep.report.importance import Importance
 from popgpt.sweep.report.svg import NARROW, Point, cut, line, path, picture, tag, text, wrapped
 
@@ -40,7 +40,7 @@ class Scene:
 
     def shown_score(self, trial: Trial) -> str:
         value = findings.shown_value(self.level.metric, self.level.scores[trial["id"]])
-        return f"{NAMES[self.level.metric]} {value} at iteration {self.level.iteration:,}"
+        return f"{METRICS[self.level.metric].label} {value} at iteration {self.level.iteration:,}"
 
     def lacking(self, name: str) -> bool:
         """Whether some of the trials did not draw the parameter."""
@@ -56,8 +56,8 @@ def scene(content: Content, level: Comparison) -> Scene:
         for name, value in trial["config"].items():
             drawn[name].append(value)
     axes = {name: parameter_axis(space.get(name), values) for name, values in drawn.items() if values}
-    share = level.metric != "val_loss"
-    score = score_axis(level.scores.values(), labeller(level.metric), share, from_zero=False)
+    share = METRICS[level.metric].is_share
+    score = score_axis(level.scores.values(), axis_label(share), share, from_zero=False)
     return Scene(level, trials, findings.best_trial(content), axes, score, goodness(level))
 
 
@@ -81,7 +81,7 @@ def parallel(view: Scene, width: int) -> str:
     first = max(len(name) for _, name in next(iter(axes.values())).ticks(6))
     left = 62.0 if upright and first < 8 else 110.0 if upright else 20.0
     gap = (width - 68.0 - left) / max(1, len(axes) - 1) if upright else 66.0
-    at_score = f"{NAMES[view.level.metric]} at {view.level.iteration:,}"
+    at_score = f"{METRICS[view.level.metric].label} at {view.level.iteration:,}"
     names = [wrapped(name or at_score, gap) if upright else [name or at_score] for name in axes]
     head = 16.0 * max(map(len, names)) + 12 if upright else 34.0
     length = 270.0 if upright else width - 40.0
@@ -184,7 +184,7 @@ def slice_of(view: Scene, name: str) -> str:
         title = tag("title", html.escape(words))
         marks.append(tag("circle", title, cx=x, cy=y, r=6 if best else 4, class_=f"dot {role}"))
     marks.append(text((left + right) / 2, height - 8, cut(name, 32), "middle", "axis-name"))
-    score = f"{NAMES[view.level.metric]} at iteration {view.level.iteration:,}"
+    score = f"{METRICS[view.level.metric].label} at iteration {view.level.iteration:,}"
     return picture(width, height, f"{score} of {len(trials)} trials by {name}.", *marks)
 
 
@@ -220,7 +220,7 @@ def bars(parameters: Sequence[Importance], width: int) -> str:
     left, row = (210.0, 30.0) if beside else (8.0, 46.0)
     right, bottom = width - 60.0, 8 + row * len(parameters)
     lows, highs = zip(*((p.share - 2 * p.error, p.share + 2 * p.error) for p in parameters), strict=True)
-    axis = Axis("linear", min(0.0, *lows), max(0.05, *highs), label=labeller(""))
+    axis = Axis("linear", min(0.0, *lows), max(0.05, *highs), label=axis_label(share=True))
     marks = []
     for at, words in spaced(axis.ticks(6), right - left):
         x = left + at * (right - left)

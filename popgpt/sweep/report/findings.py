@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from popgpt.config import Config
-from popgpt.metrics.metric import score
+from popgpt.metrics.metric import METRICS, score
 from popgpt.sweep import finals, ranking
+from popgpt.sweep.events import ENDED, OPEN, Status
 from popgpt.sweep.ranking import Trial
 from popgpt.sweep.schema import Asha, rungs
 
@@ -20,7 +21,6 @@ says: {id, seeds: [{seed, exact_match, exact_match_low, exact_match_high, exact_
 their runs with other seeds, as trials."""
 
 MOST = 0.8  # of the trials, to compare all at one iteration
-NAMES = {"exact_match": "exact match", "token_accuracy": "token accuracy", "val_loss": "val loss"}
 
 
 def ranked(content: Content) -> list[Trial]:
@@ -76,7 +76,7 @@ def budget(content: Content, trial: Trial) -> int:
 
 def open_trials(content: Content) -> list[Trial]:
     """The trials that have not come to an end, the finalists' repeats included."""
-    return [trial for trial in all_trials(content) if trial["status"] not in finals.ENDED]
+    return [trial for trial in all_trials(content) if trial["status"] not in ENDED]
 
 
 def all_trials(content: Content) -> list[Trial]:
@@ -86,7 +86,7 @@ def all_trials(content: Content) -> list[Trial]:
 
 def statuses(content: Content) -> str:
     """How many trials there are of each status, in words."""
-    order = ("completed", "stopped", "failed", "interrupted", "running", "paused", "waiting", "planned")
+    order = (*ENDED, *reversed(OPEN))
     counts = {status: sum(trial["status"] == status for trial in content["trials"]) for status in order}
     return ", ".join(f"{count} {status}" for status, count in counts.items() if count)
 
@@ -130,7 +130,7 @@ def compared(content: Content, level: Comparison) -> str:
     """Which scores are compared, and why, in words."""
     end = max(budget(content, trial) for trial in content["trials"])
     reached = f"which {len(level.scores)} of the {level.scored} evaluated trials reached"
-    by = f"each counts by its {NAMES[level.metric]} at iteration {level.iteration:,}"
+    by = f"each counts by its {METRICS[level.metric].label} at iteration {level.iteration:,}"
     words = [f"Here {by}, the end, {reached}."]
     if level.iteration < end:
         words = [
@@ -138,7 +138,7 @@ def compared(content: Content, level: Comparison) -> str:
         ]
         words.append("What helps so early need not help in the end.")
     if level.metric != content["metric"]:
-        words.append(f"Their {NAMES[content['metric']]} is all the same there.")
+        words.append(f"Their {METRICS[content['metric']].label} is all the same there.")
     return " ".join(words)
 
 
@@ -178,7 +178,7 @@ def compute(content: Content) -> Compute:
     trials = content["trials"]
     run = {trial["id"]: ranking.iterations(trial) for trial in trials}
     left = {trial["id"]: max(0, budget(content, trial) - run[trial["id"]]) for trial in trials}
-    stopped = {trial["id"] for trial in trials if trial["status"] == "stopped"}
+    stopped = {trial["id"] for trial in trials if trial["status"] == Status.STOPPED}
     seconds = {trial["id"]: _train_seconds(trial) for trial in trials}
     known = {name: value for name, value in seconds.items() if value is not None}
     at = rung_iterations(content)
@@ -227,7 +227,7 @@ def answer(content: Content) -> list[str]:
 
 
 def _chosen(content: Content) -> str:
-    name, total = NAMES[content["metric"]], len(content["trials"])
+    name, total = METRICS[content["metric"]].label, len(content["trials"])
     if finalists := content.get("finalists"):
         among = (
             f", among {len(finalists)} finalists of {total} trials" if len(finalists) > 1 else "; it was the only one"
@@ -260,7 +260,8 @@ def config_yaml(content: Content) -> str | None:
 
 def on_val(metric: str) -> str:
     """A metric of the validation split, by name."""
-    return NAMES[metric] if metric == "val_loss" else f"{NAMES[metric]} on val"
+    label = METRICS[metric].label
+    return label if label.startswith("val ") else f"{label} on val"
 
 
 def percent(value: float | None, decimals: int = 1) -> str:
@@ -279,13 +280,15 @@ def interval(scores: Mapping[str, Any]) -> str:
 
 def shown_value(metric: str, value: float | None) -> str:
     """A metric's value as a person reads it; nothing for None."""
-    return "" if value is None else f"{value:.4g}" if metric == "val_loss" else percent(value)
+    if value is None or METRICS[metric].is_share:
+        return percent(value)
+    return format(value, METRICS[metric].format)
 
 
 def shown_mean(finalist: Mapping[str, Any], metric: str) -> str:
     """A finalist's mean of the metric, as a person reads it; nothing as long as it is open."""
     mean = finalist.get("mean")
-    return shown_value(metric, mean) if metric == "val_loss" else percent(mean, 2)
+    return percent(mean, 2) if METRICS[metric].is_share else shown_value(metric, mean)
 
 
 def shown_score(row: Mapping[str, Any], metric: str) -> str:

@@ -6,10 +6,12 @@ import html
 from collections.abc import Callable
 from typing import Any
 
+from popgpt.metrics.metric import METRICS
+from popgpt.sweep.events import ENDED, Status
 from popgpt.sweep.ranking import Trial, best_row, iterations
 from popgpt.sweep.report import curves, effects, findings
 from popgpt.sweep.report.axes import Axis
-from popgpt.sweep.report.findings import NAMES, Comparison, Content
+from popgpt.sweep.report.findings import Comparison, Content
 from popgpt.sweep.report.importance import Study
 from popgpt.sweep.report.style import CSS
 from popgpt.sweep.report.svg import NARROW, WIDE, tag
@@ -114,11 +116,11 @@ def _trials(content: Content) -> str:
     if not content["trials"]:
         return ""
     names, metric = findings.swept(content), content["metric"]
-    others = [other for other in NAMES if other != metric]
-    heads: Heads = [("rank", None), ("trial", "words"), (NAMES[metric], None)]
+    others = [other for other in METRICS if other != metric]
+    heads: Heads = [("rank", None), ("trial", "words"), (METRICS[metric].label, None)]
     heads += [("", "spark"), ("95% interval", "words")] if metric == "exact_match" else []
     heads += [("iterations", None), ("status", "words"), *((name, "name") for name in names)]
-    heads += [*((NAMES[other], "name") for other in others), ("reason", "words")]
+    heads += [*((METRICS[other].label, "name") for other in others), ("reason", "words")]
     axis, best = curves.value_axis(content), (content.get("best") or {}).get("id")
     ranked = enumerate(findings.ranked(content), 1)
     rows = [_trial_row(number, trial, content, names, axis, trial["id"] == best) for number, trial in ranked]
@@ -138,7 +140,7 @@ def _trial_row(number: int, trial: Trial, content: Content, names: list[str], ax
             cells.append(_td(f"{findings.percent(low)} to {findings.percent(high)}", "words"))
     cells += [_td(f"{iterations(trial):,}"), _td(trial["status"], "words")]
     cells += [_td(findings.shown(trial["config"][name]) if name in trial["config"] else "-") for name in names]
-    cells += [_td(findings.shown_value(other, row.get(other))) for other in NAMES if other != metric]
+    cells += [_td(findings.shown_value(other, row.get(other))) for other in METRICS if other != metric]
     cells.append(_td(trial.get("reason") or "", "reason"))
     return tag("tr", *cells, class_="winner" if best else None)
 
@@ -161,11 +163,11 @@ def _curve_keys(content: Content) -> str:
         keys.append(_key("var(--mid)", "finalists"))
     if len(content["trials"]) > 1:
         keys.append(_key("var(--soft)", "other trials"))
-    for status in ("completed", "stopped", "failed"):
+    for status in ENDED:
         if any(trial["status"] == status for trial in content["trials"]):
             mark = curves.end_mark((7.0, 6.0), status, "trial")
             drawn = tag("svg", mark, viewBox="0 0 14 12", aria_hidden="true")
-            also = " or still open" if status == "stopped" and findings.open_trials(content) else ""
+            also = " or still open" if status == Status.STOPPED and findings.open_trials(content) else ""
             keys.append(tag("span", drawn, status + also, class_="item"))
     if rungs := findings.rung_iterations(content):
         factor = content["sweep"]["asha"]["reduction_factor"]
@@ -182,9 +184,9 @@ def _parameters(content: Content, level: Comparison | None, study: Study) -> str
     if level is None or not findings.swept(content):
         return ""
     view = effects.scene(content, level)
-    ordered = sorted(level.scores.values(), reverse=level.metric == "val_loss")
+    ordered = sorted(level.scores.values(), reverse=METRICS[level.metric].direction == "min")
     worst, best = (findings.shown_value(level.metric, value) for value in (ordered[0], ordered[-1]))
-    colours = f"{NAMES[level.metric]} {worst}{tag('span', class_='ramp')}{best}"
+    colours = f"{METRICS[level.metric].label} {worst}{tag('span', class_='ramp')}{best}"
     keys = tag("span", f"A line is a trial: {colours}. ", _key("var(--accent)", "best trial"), class_="keys")
     slices = [effects.slice_of(view, name) for name in view.axes]
     near = "Orange: the best trial. Filled: its neighbourhood, the third of the trials nearest in all other parameters."

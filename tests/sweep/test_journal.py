@@ -13,8 +13,9 @@ import pytest
 
 from benchmarks.record import drive, new_record
 from popgpt import report
-from popgpt.sweep import stored
+from popgpt.sweep import journal
 from popgpt.sweep.draws import sample
+from popgpt.sweep.events import Ended, Event, Reported, Started
 from popgpt.sweep.record import Record
 from popgpt.sweep.report import files
 from popgpt.text.errors import UserError
@@ -22,7 +23,7 @@ from popgpt.text.errors import UserError
 Content = dict[str, Any]
 
 
-def silent(name: str, event: str) -> None:
+def silent(name: str, event: Event) -> None:
     """Show nothing."""
 
 
@@ -32,7 +33,7 @@ def whole(record: Record, scratch: Path) -> Content:
     written = record._written
     record.write(scratch)
     record._written = written
-    return {**json.loads((scratch / stored.FILE).read_text()), "written": written}
+    return {**json.loads((scratch / journal.FILE).read_text()), "written": written}
 
 
 @pytest.mark.parametrize("rule", ["promote", "stop", None])
@@ -41,9 +42,9 @@ def test_what_is_read_after_each_event_is_what_would_be_written(tmp_path: Path, 
     record = new_record(tmp_path, 6, 200, asha=asha)
     for count, _ in enumerate(drive(record, tmp_path, silent), 1):
         if count % 4 == 0:
-            assert stored.read(tmp_path) == whole(record, tmp_path / "scratch")
+            assert journal.read(tmp_path) == whole(record, tmp_path / "scratch")
     assert count > 20
-    statuses = {trial["status"] for trial in stored.read(tmp_path)["trials"]}
+    statuses = {trial["status"] for trial in journal.read(tmp_path)["trials"]}
     assert statuses == ({"completed", "stopped"} if rule else {"completed"})
 
 
@@ -52,15 +53,15 @@ def test_with_finalists_too_and_a_later_process_takes_it_up(tmp_path: Path) -> N
     list(drive(record, tmp_path, silent))
     assert record.choose_finalists()
     record.write(tmp_path)
-    assert not (tmp_path / stored.EVENTS).exists()
+    assert not (tmp_path / journal.EVENTS).exists()
     for name in record.open_finals():
         rows = [{"iteration": 100, "exact_match": 0.5, "token_accuracy": 0.5}]
-        for event, what in (("started", {}), ("reported", {"rows": rows}), ("ended", {})):
-            record.take(name, event, what, None)
-            record.note(tmp_path, name, what.get("rows", ()), {})
-            assert stored.read(tmp_path) == whole(record, tmp_path / "scratch")
+        for event in (Started(), Reported(rows), Ended()):
+            record.apply(name, event)
+            record.append(tmp_path, name, rows if isinstance(event, Reported) else (), {})
+            assert journal.read(tmp_path) == whole(record, tmp_path / "scratch")
     again = Record(record.sweep, sample(record.sweep))
-    again.take_up(stored.read(tmp_path))
+    again.restore(journal.read(tmp_path))
     assert (again.runs, again.finalists, again.asha) == (record.runs, record.finalists, record.asha)
     assert record.winner() == again.winner()
 
@@ -69,9 +70,9 @@ def test_an_event_costs_what_it_says_not_what_was_recorded(tmp_path: Path, monke
     record = new_record(tmp_path, 27, 200)
     sizes, longest, before = [], 0, 0
     whole_written: list[int] = []
-    monkeypatch.setattr(stored, "write_atomic", lambda path, content: whole_written.append(len(content)))
+    monkeypatch.setattr(journal, "write_atomic", lambda path, content: whole_written.append(len(content)))
     for name in drive(record, tmp_path, silent):
-        size = (tmp_path / stored.EVENTS).stat().st_size
+        size = (tmp_path / journal.EVENTS).stat().st_size
         sizes.append(size - before)
         before = size
         longest = max(longest, len(record.trials[name]["metrics"]))
@@ -85,18 +86,18 @@ def test_an_event_costs_what_it_says_not_what_was_recorded(tmp_path: Path, monke
 def test_a_kill_at_any_byte_of_an_event_leaves_those_before_it(tmp_path: Path) -> None:
     record, out_dir = new_record(tmp_path, 3, 100), tmp_path / "out"
     out_dir.mkdir()
-    contents = [stored.read(out_dir) for _ in drive(record, out_dir, silent)]
-    content = (out_dir / stored.EVENTS).read_bytes()
+    contents = [journal.read(out_dir) for _ in drive(record, out_dir, silent)]
+    content = (out_dir / journal.EVENTS).read_bytes()
     ends = [at + 1 for at, byte in enumerate(content) if byte == ord("\n")]
     assert len(ends) == len(contents)
     for number, end in enumerate(ends[:-1], 1):
         for cut in {end, end + 1, (end + ends[number]) // 2, ends[number] - 1}:
-            (out_dir / stored.EVENTS).write_bytes(content[:cut])
-            assert stored.read(out_dir) == contents[number - 1]
-    (out_dir / stored.EVENTS).write_bytes(content)
+            (out_dir / journal.EVENTS).write_bytes(content[:cut])
+            assert journal.read(out_dir) == contents[number - 1]
+    (out_dir / journal.EVENTS).write_bytes(content)
     record.write(tmp_path)
-    shutil.copy(tmp_path / stored.FILE, out_dir / stored.FILE)
-    assert stored.read(out_dir) == whole(record, tmp_path / "scratch"), "killed before the old events were removed"
+    shutil.copy(tmp_path / journal.FILE, out_dir / journal.FILE)
+    assert journal.read(out_dir) == whole(record, tmp_path / "scratch"), "killed before the old events were removed"
 
 
 def test_a_report_can_be_made_at_any_time(tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_a_row_of_sweep_json_is_a_line(tmp_path: Path) -> None:
     record = new_record(tmp_path, 2, 100)
     list(drive(record, tmp_path, silent))
     record.write(tmp_path)
-    lines = [line.strip().rstrip(",") for line in (tmp_path / stored.FILE).read_text().splitlines()]
+    lines = [line.strip().rstrip(",") for line in (tmp_path / journal.FILE).read_text().splitlines()]
     assert json.dumps(record.trials["0000"]["metrics"][0]) in lines
 
 
@@ -179,16 +180,16 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Content:
     for count, _ in enumerate(drive(record, folder, silent)):
         if count == 12:
             break
-    return stored.read(folder)
+    return journal.read(folder)
 
 
 @pytest.mark.parametrize("number", range(len(MUTATIONS)))
 def test_what_is_no_sweep_is_refused_in_one_line(tmp_path: Path, sound: Content, number: int) -> None:
     mutate, said = MUTATIONS[number]
-    stored.check(sound, "x")
+    journal.check(sound, "x")
     content = copy.deepcopy(sound)
     mutate(content)
-    (tmp_path / stored.FILE).write_text(json.dumps(content))
+    (tmp_path / journal.FILE).write_text(json.dumps(content))
     with pytest.raises(UserError, match=said) as refused:
         report.main([str(tmp_path)])
     assert str(refused.value).startswith(f"{tmp_path}/sweep.json: ")
@@ -213,6 +214,6 @@ def test_what_is_no_sweep_is_refused_in_one_line(tmp_path: Path, sound: Content,
 )
 def test_an_event_that_is_none_is_refused_by_its_line(tmp_path: Path, line: str, said: str) -> None:
     new_record(tmp_path, 2, 100).write(tmp_path)
-    (tmp_path / stored.EVENTS).write_text(f"{line}\n")
+    (tmp_path / journal.EVENTS).write_text(f"{line}\n")
     with pytest.raises(UserError, match=f"events.jsonl: {said}"):
-        stored.read(tmp_path)
+        journal.read(tmp_path)

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -21,12 +21,12 @@ from popgpt.metrics.row import row_problem, scores_problem
 from popgpt.storage.folder import nested_json, parse_json, read_json, split_lines, write_atomic
 from popgpt.sweep import finals, ranking
 from popgpt.sweep.domain import KINDS
+from popgpt.sweep.events import ENDED, Status
 from popgpt.sweep.schema import Asha
 from popgpt.text.errors import UserError, shortened
 
 FILE = "sweep.json"
 EVENTS = "events.jsonl"
-OPEN = ("planned", "waiting", "running", "paused", "interrupted")
 MOST_BRACKETS = 1000
 ROW_LEVEL = 4  # in sweep.json: whole, trials, trial, metrics; a row is one line
 Content = dict[str, Any]
@@ -35,7 +35,10 @@ Number = Annotated[float, Field(ge=-1e300, le=1e300)] | None
 Id = Annotated[str, Field(pattern=r"^[0-9]{4,9}(-s[0-9]{1,9})?$")]
 Rung = Annotated[str, Field(pattern=r"^[0-9]{1,15}$")]
 Score = Annotated[list[Number], Field(min_length=2, max_length=2)]
-Status = Literal["planned", "waiting", "running", "paused", "interrupted", "completed", "stopped", "failed"]
+if TYPE_CHECKING:
+    StatusText = str
+else:
+    StatusText = Literal[tuple(status.value for status in Status)]  # what a strict model accepts from JSON
 
 
 class _Part(BaseModel):
@@ -45,7 +48,7 @@ class _Part(BaseModel):
 class _Trial(_Part):
     id: Id
     config: dict[str, Any]
-    status: Status
+    status: StatusText
     reason: str | None
     metrics: list[dict[str, Any]]
     stopped_by: str | None = None
@@ -58,7 +61,7 @@ class _Repeat(_Trial):
 class _Seed(_Part):
     seed: Count
     run: Id
-    status: Status
+    status: StatusText
 
 
 class _Finalist(_Part):
@@ -130,7 +133,7 @@ class _Event(_Part):
     after: Count
     id: Id
     config: dict[str, Any]
-    status: Status
+    status: StatusText
     reason: str | None
     rows: list[dict[str, Any]]
     asha: dict[Id, _Change]
@@ -142,12 +145,12 @@ def write(out_dir: Path, content: Content) -> None:
     (out_dir / EVENTS).unlink(missing_ok=True)
 
 
-def append(out_dir: Path, event: Mapping[str, Any], last: bool) -> None:
-    """Add an event. last: have it on the disk when this returns, though the power failed."""
+def append(out_dir: Path, event: Mapping[str, Any], sync: bool) -> None:
+    """Append an event to events.jsonl. sync: return when it is on the disk, where a power failure leaves it."""
     with open(out_dir / EVENTS, "a", encoding="utf-8") as file:
         file.write(json.dumps(event) + "\n")
         file.flush()
-        if last:
+        if sync:
             os.fsync(file.fileno())
 
 
@@ -179,7 +182,7 @@ def derived(
 ) -> Content:
     """What of sweep.json follows from the runs. results: of the finalists, as `finals.result` has them."""
     ranked = finals.ranked(results, metric)
-    ended = all(each["status"] in finals.ENDED for result in ranked for each in result["seeds"])
+    ended = all(each["status"] in ENDED for result in ranked for each in result["seeds"])
     found = ranking.summary(trials, metric, ranked[0]["id"] if ranked and ended else None)
     again = ranking.summary(repeats, metric)
     found["iterations"] += again["iterations"]
