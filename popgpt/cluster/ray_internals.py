@@ -25,6 +25,8 @@ from ray.experimental.internal_kv import _internal_kv_get
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.worker_group import state as worker_group_state
+from ray.train.v2._internal.execution.worker_group import worker_group
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import PlacementGroup
 
@@ -149,7 +151,26 @@ class ControllerStart(ControllerCallback):  # type: ignore[misc]
         self._started = started
 
     def after_controller_start(self, train_run_context: Any) -> None:
+        SynchronizationActor.leave_out()
         self._started()
+
+
+class SynchronizationActor:
+    """Stands in for Ray Train's, a process that serves `ray.train.report` and barriers, which popgpt does not use."""
+
+    @classmethod
+    def leave_out(cls) -> None:
+        """Have the groups of this process go without."""
+        worker_group.SynchronizationActor = cls
+        worker_group_state._shutdown_sync_actor = lambda actor: None
+
+    @classmethod
+    def options(cls, **options: Any) -> type[SynchronizationActor]:
+        return cls
+
+    @classmethod
+    def remote(cls, **arguments: Any) -> str:
+        return "left out"
 
 
 class FixedSizeWithoutAutoscaler(FixedScalingPolicy):  # type: ignore[misc]

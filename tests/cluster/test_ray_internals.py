@@ -16,6 +16,8 @@ from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.worker_group import state as worker_group_state
+from ray.train.v2._internal.execution.worker_group import worker_group
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.tune.execution import tune_controller
 
@@ -27,6 +29,8 @@ from popgpt.cluster.process_group import ProcessGroup, TorchBackend
 def ray_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put back what a test has replaced."""
     for owner, name in [
+        (worker_group, "SynchronizationActor"),
+        (worker_group_state, "_shutdown_sync_actor"),
         (tune_controller, "RayActorManager"),
         (usage, "tag_callbacks"),
     ]:
@@ -52,6 +56,7 @@ def source(of: Any) -> str:
         (DataParallelTrainer._initialize_and_run_controller, (None,)),
         (RayActorManager._actor_task_failed, (None, None, ValueError())),
         (usage.tag_callbacks, ([],)),
+        (worker_group_state._shutdown_sync_actor, (None,)),
         (TorchBackend.__bases__[0].on_start, (None, None, None)),
         (TorchBackend.__bases__[0].on_shutdown, (None, None, None)),
     ],
@@ -85,6 +90,18 @@ def test_what_a_ray_will_have_is_counted_without_one() -> None:
     cpus, gpus = ray_internals.local_resources()
     assert cpus >= 1
     assert gpus >= 0
+
+
+def test_a_group_needs_no_more_of_the_synchronization_actor_than_its_stand_in_has() -> None:
+    """Of what a group calls when a node is about to be taken away or one worker is replaced, popgpt uses neither."""
+    assert source(worker_group.WorkerGroup._start_impl).count("SynchronizationActor.options(") == 1
+    ray_internals.SynchronizationActor.leave_out()
+    stand_in = worker_group.SynchronizationActor.options(label_selector={}).remote(timeout_s=1.0, warn_interval_s=1.0)
+    assert stand_in is not None
+    worker_group_state._shutdown_sync_actor(stand_in)
+    for method in (worker_group_state.WorkerGroupState.shutdown, worker_group_state.WorkerGroupStateBuilder.shutdown):
+        assert "_shutdown_sync_actor(self.sync_actor)" in source(method)
+    assert TorchBackend.has_replica_groups is False
 
 
 def test_a_process_group_is_a_backend_of_ray_trains() -> None:
