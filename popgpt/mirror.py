@@ -68,7 +68,7 @@ class Mirror:
         elif event == "reported":
             self._runs[name].log(what["rows"])
         elif event == "paused":
-            self._runs[name].mark("paused")
+            self._runs[name].set_status("paused")
         else:
             self._end(name)
 
@@ -87,10 +87,10 @@ class Mirror:
 
     def _begin(self, name: str, resume: bool = False) -> None:
         if name in self._runs:
-            self._runs[name].mark("running")  # it goes on, or was restarted, and is the same run
+            self._runs[name].set_status("running")  # it goes on, or was restarted, and is the same run
         elif name in self._ended:
             self._runs[name] = self._ended.pop(name)
-            self._runs[name].go_on({"finalist": self._record.finalist_of(name)})
+            self._runs[name].reopen({"finalist": self._record.finalist_of(name)})
         else:
             config, shown = trial_config(self._record, self._out_dir, name), f"{self._out_dir.name}/{name}"
             self._runs[name] = self._start(shown, config, name, Path(config.out_dir), resume or self._resume)

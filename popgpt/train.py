@@ -50,18 +50,18 @@ def train(config: Config, local: bool) -> RunResult:
     from popgpt.storage.folder import Folder
     from popgpt.terminal.progress import TrainingProgress, stop_on_interrupt, waiting
     from popgpt.training import folder
-    from popgpt.training.run import check_can_begin
+    from popgpt.training.state import check_can_start
 
     run_folder = Folder(config.out_dir)
-    with folder.told_of_store(run_folder):
-        going_on = folder.holds_unfinished(config)
+    with folder.explain_store_errors(run_folder):
+        going_on = folder.is_resumable(config)
         folder.check_place(run_folder)
-        check_can_begin(config, find_dataset(config))
-    with folder.told_of_store(run_folder), ready_alone(config) if local else ready_on_ray(config) as fit:
+        check_can_start(config, find_dataset(config))
+    with folder.explain_store_errors(run_folder), ready_alone(config) if local else ready_on_ray(config) as fit:
         with waiting("preparing the dataset"):
             dataset = ensure_dataset(config)
         with folder.claimed(run_folder, folder.DRIVER_LOCK, patience=0):
-            going_on = going_on or folder.holds_unfinished(config)  # another command may have been faster
+            going_on = going_on or folder.is_resumable(config)  # another command may have been faster
             if too_long := describe_too_long(config, dataset.meta):
                 logger.warning("%s", too_long)
             record = begin_record(config, dataset, going_on)

@@ -169,7 +169,7 @@ def recall(record: Record, out_dir: Path, name: str, before: float = float("inf"
 def check_some_can_run(record: Record, dataset: Dataset) -> None:
     """Raises UserError, the first trial's, where no trial's config gets rows of the dataset, and weights to start."""
     from popgpt.data.batches import make_rows
-    from popgpt.training.run import given_weights
+    from popgpt.training.state import load_initial
 
     refusals = []
     for name in record.open_trials():
@@ -178,7 +178,7 @@ def check_some_can_run(record: Record, dataset: Dataset) -> None:
         try:
             config = record.sweep.config(record.trials[name]["config"])
             make_rows(config, dataset, "train", config.seed)
-            given_weights(config, dataset)
+            load_initial(config, dataset)
             return
         except UserError as error:
             refusals.append(error)
@@ -355,7 +355,7 @@ def copy_outcome(record: Record, out_dir: Path, name: str, best: Path) -> list[R
     from popgpt.terminal.progress import waiting_for
     from popgpt.training import folder
     from popgpt.training.checkpoint import load_best
-    from popgpt.training.run import shown
+    from popgpt.training.state import result_scores
 
     trained, new = trial_folder(out_dir, name), out_dir / ".best.new"
     for old in (best, new):
@@ -365,7 +365,7 @@ def copy_outcome(record: Record, out_dir: Path, name: str, best: Path) -> list[R
         for file in (*folder.outcome(Folder(trained)), folder.METRICS):
             shutil.copy(trained / file, new)
     scores = load_best(new)["scores"]
-    folder.write_result(Folder(new), folder.read_result(Folder(new)) | shown(scores))
+    folder.write_result(Folder(new), folder.read_result(Folder(new)) | result_scores(scores))
     untold = recall(record, out_dir, name, max(scores["iteration"], ranking.iterations(record.runs[name])) + 1)
     new.rename(best)
     return untold

@@ -300,7 +300,7 @@ def test_a_winner_that_still_trains_is_crowned_with_what_it_comes_to(here: Path)
             time.sleep(0.5)
 
     mirror: Any = SimpleNamespace(add=lambda name, rows: mirrored.append((name, [row["iteration"] for row in rows])))
-    with beside(lambda: fit(config, dataset, World(torch.device("cpu")), report, settled=True)):
+    with beside(lambda: fit(config, dataset, World(torch.device("cpu")), report, wait_for_save=True)):
         seen.wait()
         winner = tune.crown(record, out_dir, dataset, mirror)
     record.write(out_dir, winner)
