@@ -5,17 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from popgpt.terminal import cli
 from popgpt.text.errors import UserError
-
-if TYPE_CHECKING:
-    from popgpt.data.dataset import Dataset
-    from popgpt.lines.vocabulary import Vocabulary
-    from popgpt.model.gpt import GPT
-
-Scores = dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,16 +29,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from popgpt.data.batches import line_room
     from popgpt.terminal.progress import waiting
-    from popgpt.training.checkpoint import open_model
-    from popgpt.training.evaluation import evaluate_split
+    from popgpt.training.checkpoint import open_dataset_of, open_model
+    from popgpt.training.evaluation import evaluate_lines, evaluate_split
     from popgpt.training.world import pick_device
 
     model, state = open_model(args.run, pick_device(args.device))
     with waiting("evaluating"):
         if args.file:
-            scores = score_file(model, state, Path(args.file), args.data_dir)
+            lines = read_known_lines(Path(args.file), state["separator"], state["vocabulary"])
+            train = open_dataset_of(state, args.data_dir).split("train")
+            scores = {"file": args.file, **evaluate_lines(model, state, lines, train)}
         else:
-            dataset = open_its_dataset(state, args.data_dir)
+            dataset = open_dataset_of(state, args.data_dir)
             too_long = dataset.meta.count_longer(args.split, line_room(model.config))
             scores = {"split": args.split, **evaluate_split(model, dataset, args.split), "lines_too_long": too_long}
     if args.json:
@@ -55,66 +50,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def open_its_dataset(state: dict[str, Any], data_dir: str | None) -> Dataset:
-    """The dataset that a checkpoint was trained on. Raises UserError where it is gone or another."""
-    from popgpt.data.dataset import dataset_path, open_dataset
-    from popgpt.training.checkpoint import config_of
-
-    path = dataset_path(config_of(state).model_copy(update={"data_dir": data_dir} if data_dir else {}))
-    dataset = open_dataset(path)
-    if dataset.meta.fingerprint != state["fingerprint"]:
-        raise UserError(
-            f"the dataset in {path} is not the one this run was trained on "
-            f"(fingerprint {dataset.meta.fingerprint[:12]}, should be {state['fingerprint'][:12]})"
-        )
-    return dataset
-
-
-def score_file(model: GPT, state: dict[str, Any], path: Path, data_dir: str | None) -> Scores:
-    """Exact match on the lines of a file: on all, and on those whose prompt the training split does not hold.
-
-    Of the calculator, a prompt is held where a twin of it is: who has learned 1+2=3 has seen 2+1.
-    """
-    import numpy as np
-
-    from popgpt.data.batches import line_room
-    from popgpt.lines.text import split_line
-    from popgpt.training.evaluation import answer_lines, count_exact, exact_match_metrics
-
-    separator, symbols = state["separator"], state["symbols"]
-    known, lines = read_known_lines(path, state)
-    train = open_its_dataset(state, data_dir).split("train")
-    _, right = answer_lines(model, known, separator, lines)
-    seen = train.contains([split_line(line, separator)[0] for line in lines])
-    unseen = np.flatnonzero(~seen)
-    unseen_counts = count_exact([lines[i] for i in unseen], [right[i] for i in unseen], separator, symbols)
-    return {
-        "file": str(path),
-        **exact_match_metrics(count_exact(lines, right, separator, symbols), symbols),
-        "lines_too_long": sum(len(line) > line_room(model.config) for line in lines),
-        "seen_in_training": int(np.count_nonzero(seen)),
-        "seen_counts": "prompts and their twins" if train.meta.generator == "calculator" else "prompts",
-        "unseen": exact_match_metrics(unseen_counts, symbols),
-    }
-
-
-def read_known_lines(path: Path, state: dict[str, Any]) -> tuple[Vocabulary, list[str]]:
-    """A model's vocabulary, and the lines of a file. Raises UserError where they hold a character it does not know."""
-    from popgpt.lines.vocabulary import Vocabulary
-
-    known = Vocabulary(state["vocabulary"])
-    lines = read_lines(path, state["separator"])
+def read_known_lines(path: Path, separator: str, known: str) -> list[str]:
+    """Return the lines of a file. Raises UserError if one holds a character that is not in `known`."""
+    lines = read_lines(path, separator)
     for number, line in lines.items():
-        strange = set(line) - set(known.characters)
-        if strange:
+        if strange := set(line) - set(known):
             raise UserError(f"{path}: line {number}: the model does not know {min(strange)!r}")
-    return known, list(lines.values())
+    return list(lines.values())
 
 
 def read_lines(path: Path, separator: str) -> dict[int, str]:
-    """The lines of a text file that are not empty, by their numbers in it; they end as they do for prepare.
+    """Return the lines of a text file that are not empty, by their numbers; they end as they do for `prepare`.
 
-    Raises UserError where one has no separator or no answer.
+    Raises UserError if one has no separator or no answer.
     """
     from popgpt.data.own_lines import ended, read_bytes
     from popgpt.lines.text import split_line
@@ -133,8 +81,8 @@ def read_lines(path: Path, separator: str) -> dict[int, str]:
     return lines
 
 
-def print_scores(scores: Scores) -> None:
-    """A few lines for people."""
+def print_scores(scores: dict[str, Any]) -> None:
+    """Print scores for a person, in a few lines."""
     from popgpt.terminal.progress import describe_exact_match
 
     cli.tell(f"{scores.get('split') or scores.get('file')}: {describe_exact_match(scores)}")

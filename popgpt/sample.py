@@ -16,11 +16,10 @@ from popgpt.terminal import cli
 from popgpt.text.errors import UserError, shortened
 from popgpt.text.printable import printable
 
-COLDEST = 1e-6  # below it the likeliest character is certain, and logits / temperature would overflow
 BATCH = 1024  # lines that are answered at once, at most
 CHUNK = 2**16
 
-Answer = Callable[[Sequence[str]], list[str | UserError]]
+Complete = Callable[[Sequence[str]], list[str | UserError]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,16 +28,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check(args)
     if argv is None:  # a prompt is UTF-8, whatever the locale
         args.prompts = [os.fsencode(prompt).decode("utf-8", "surrogateescape") for prompt in args.prompts]
-    answer = _open(args)
+    complete = _open(args)
     if args.prompts:
-        return _show_given(args.prompts, answer)
+        return _show_given(args.prompts, complete)
     if sys.stdin and sys.stdin.isatty():
-        return _talk(answer)
-    return _answer_lines(answer)
+        return _talk(complete)
+    return _answer_lines(complete)
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
-    """The arguments. Whatever is none of the options is a prompt, so `-5+3=` is one."""
+    """Parse the arguments. Whatever is none of the options is a prompt, so `-5+3=` is one."""
     parser = cli.Parser(prog="python -m popgpt.sample", description="Complete prompts with a trained run.")
     parser.add_argument(
         "run", metavar="RUN_DIR", help="folder of a run or a sweep, or a checkpoint file, by path or URI"
@@ -59,7 +58,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _part(words: Sequence[str], options: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Options with their values, and the other words. An option may be cut short, as argparse has it."""
+    """Return the options with their values, and the other words. An option may be abbreviated, as argparse has it."""
     given: list[str] = []
     others: list[str] = []
     left = iter(words)
@@ -78,7 +77,7 @@ def _part(words: Sequence[str], options: Sequence[str]) -> tuple[list[str], list
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raises UserError for an argument that cannot be."""
+    """Raise UserError for an argument that is out of bounds."""
     if not 0 <= args.temperature < math.inf:
         raise UserError(f"--temperature={args.temperature} should be a finite number, at least 0")
     if not 0 <= args.seed < 2**63:
@@ -87,49 +86,26 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--max-new-tokens={args.max_new_tokens} should be at least 1")
 
 
-def _open(args: argparse.Namespace) -> Answer:
-    """What answers prompts in order: each with its line, or with why it has none."""
+def _open(args: argparse.Namespace) -> Complete:
+    """Open the run. Returns what completes prompts with it: each prompt with its completion, or why it has none."""
     import numpy as np
 
     from popgpt.lines.vocabulary import Vocabulary
-    from popgpt.model.generation import check_length, complete
+    from popgpt.model.generation import complete_given
     from popgpt.training.checkpoint import open_model
     from popgpt.training.world import pick_device
 
     model, state = open_model(args.run, pick_device(args.device))
     vocabulary, separator = Vocabulary(state["vocabulary"]), state["separator"]
     longest = args.max_new_tokens or state["longest_answer"] + 1
-    temperature = args.temperature if args.temperature >= COLDEST else 0.0
     random = np.random.default_rng(args.seed)
-
-    def asked(prompt: str) -> str | UserError:
-        whole = prompt if separator in prompt else prompt + separator
-        try:
-            if "\n" in prompt or "\r" in prompt:
-                raise UserError("should be one line")
-            prompt.encode()
-            check_length(model, whole)
-            vocabulary.encode(whole)
-        except UnicodeEncodeError:
-            return UserError("not UTF-8")
-        except UserError as error:
-            return error
-        return whole
-
-    def answer(prompts: Sequence[str]) -> list[str | UserError]:
-        found = [asked(prompt) for prompt in prompts]
-        good = [prompt for prompt in found if isinstance(prompt, str)]
-        draws = random.random((len(good), longest)) if temperature else None
-        done = iter(complete(model, vocabulary, good, longest, temperature=temperature, draws=draws))
-        return [prompt + next(done) if isinstance(prompt, str) else prompt for prompt in found]
-
-    return answer
+    return lambda prompts: complete_given(model, vocabulary, separator, prompts, longest, args.temperature, random)
 
 
-def _show(prompts: Sequence[str], called: Sequence[str], answer: Answer) -> int:
-    """Print the answers, and of a prompt that has none what it is called and why. Returns the exit code."""
+def _show(prompts: Sequence[str], called: Sequence[str], complete: Complete) -> int:
+    """Print the answers; of a prompt that has none, print what it is called and why. Returns the exit code."""
     code = 0
-    for name, found in zip(called, answer(prompts), strict=True):
+    for name, found in zip(called, complete(prompts), strict=True):
         if isinstance(found, str):
             print(printable(found, keep="\t") if sys.stdout.isatty() else found)
         else:
@@ -140,23 +116,24 @@ def _show(prompts: Sequence[str], called: Sequence[str], answer: Answer) -> int:
     return code
 
 
-def _show_given(prompts: Sequence[str], answer: Answer) -> int:
-    return _show(prompts, [f"prompt {shortened(prompt)}" for prompt in prompts], answer)
+def _show_given(prompts: Sequence[str], complete: Complete) -> int:
+    return _show(prompts, [f"prompt {shortened(prompt)}" for prompt in prompts], complete)
 
 
-def _answer_lines(answer: Answer) -> int:
+def _answer_lines(complete: Complete) -> int:
     """Answer the lines of standard input, as many at once as have come. Returns the exit code."""
     code, before = 0, 0
     for lines in _arriving(sys.stdin):
         asked = {number: line for number, line in enumerate(lines, before + 1) if line}
-        code = max(code, _show([*asked.values()], [f"line {number}" for number in asked], answer))
+        code = max(code, _show([*asked.values()], [f"line {number}" for number in asked], complete))
         before += len(lines)
     return code
 
 
 def _arriving(stream: TextIO | None) -> Iterator[list[str]]:
-    """The lines of a stream, in UTF-8 whatever its encoding is said to be, up to BATCH at a time. None waits for one
-    that has yet to come.
+    """Yield the lines of a stream as they come, up to BATCH at a time; no line waits for one that has yet to come.
+
+    They are read as UTF-8, whatever the stream's encoding.
     """
     lines: list[str] = []
     begun = bytearray()  # a line whose end has yet to come
@@ -176,7 +153,7 @@ def _arriving(stream: TextIO | None) -> Iterator[list[str]]:
 
 
 def _chunks(stream: TextIO | None) -> Iterator[tuple[bytes, bool]]:
-    """What can be read of a stream, as it comes, and each time whether more is there already."""
+    """Yield what can be read of a stream, as it comes, and each time whether more is there already."""
     if stream is None:
         return
     try:
@@ -189,21 +166,21 @@ def _chunks(stream: TextIO | None) -> Iterator[tuple[bytes, bool]]:
 
 
 def _decoded(data: bytes, first: bool) -> list[str]:
-    """Lines; what is not UTF-8 is half characters, which no prompt may have."""
+    """Return lines; bytes that are not UTF-8 become half characters, which no prompt may have."""
     from popgpt.data.own_lines import ended
 
     decoded = ended(data).decode("utf-8", "surrogateescape")[:-1]  # less the end of the last line
     return (decoded.removeprefix("\ufeff") if first else decoded).split("\n")
 
 
-def _talk(answer: Answer) -> int:
+def _talk(complete: Complete) -> int:
     """Ask and answer on a terminal, until an empty line or the end of input."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
     print("a prompt a line; an empty line ends")
     with contextlib.suppress(EOFError):
         while prompt := input("> "):
-            _show_given([prompt], answer)
+            _show_given([prompt], complete)
     return 0
 
 

@@ -52,15 +52,15 @@ def train(config: Config, local: bool) -> RunResult:
     from popgpt.training import folder
 
     run_folder = Folder(config.out_dir)
-    with folder.told_of_store(run_folder):
-        going_on = folder.holds_unfinished(config)
+    with folder.explain_store_errors(run_folder):
+        going_on = folder.is_resumable(config)
         folder.check_place(run_folder)
         check_can_start(config)
-    with folder.told_of_store(run_folder), ready_alone(config) if local else ready_on_ray(config) as fit:
+    with folder.explain_store_errors(run_folder), ready_alone(config) if local else ready_on_ray(config) as fit:
         with waiting("preparing the dataset"):
             dataset = ensure_dataset(config)
         with folder.claimed(run_folder, folder.DRIVER_LOCK, patience=0):
-            going_on = going_on or folder.holds_unfinished(config)  # another command may have been faster
+            going_on = going_on or folder.is_resumable(config)  # another command may have been faster
             if too_long := describe_too_long(config, dataset.meta):
                 logger.warning("%s", too_long)
             record = begin_record(config, dataset, going_on)
@@ -84,9 +84,9 @@ def check_can_start(config: Config) -> None:
 
     dataset = find_dataset(config)
     if config.init_from != "scratch":
-        from popgpt.training.run import check_can_begin
+        from popgpt.training import state
 
-        check_can_begin(config, dataset)
+        state.check_can_start(config, dataset)
     elif dataset:
         for split in ("train", "val"):
             make_rows(config, dataset, split, config.seed)

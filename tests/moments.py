@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from popgpt.config import Config
 from popgpt.storage.folder import Folder
 from popgpt.training import folder
-from popgpt.training.keeper import UNFINISHED
+from popgpt.training.writer import TEMPORARY
 from tests.nodes import wait_for
 
 # A run of some seconds: rows come at every iteration, a state at every twentieth.
@@ -67,7 +67,7 @@ def rows(config: Config) -> int:
 
 def writing(config: Config) -> bool:
     """Whether a file of the run is half written."""
-    return any(UNFINISHED.match(name) for name in Folder(config.out_dir).names())
+    return any(TEMPORARY.match(name) for name in Folder(config.out_dir).names())
 
 
 def finished(config: Config) -> bool:

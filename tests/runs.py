@@ -14,7 +14,7 @@ from popgpt.model.gpt import GPT
 from popgpt.storage.folder import Folder
 from popgpt.training import checkpoint, folder
 from popgpt.training.optim import ALONE, make_optimizers
-from popgpt.training.run import Run, capture
+from popgpt.training.state import TrainState, state_dict
 
 PASSING = ("config", "checkpoint", "lines_per_second")  # of a state or result.json: what differs by place or time
 
@@ -71,7 +71,7 @@ def some_state(iteration: int, **over: Any) -> Row:
     """The state of a small run after `iteration` steps on made-up gradients. over: of its config."""
     config = make_config(merge(SMALL, over))
     model = GPT(config, len(CHARACTERS))
-    run = Run(model, make_optimizers(model, config, ALONE), iteration=iteration)
+    run = TrainState(model, make_optimizers(model, config, ALONE), iteration=iteration)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     for optimizer in run.optimizers if iteration else ():
@@ -80,4 +80,4 @@ def some_state(iteration: int, **over: Any) -> Row:
     meta: Any = SimpleNamespace(
         vocabulary=SimpleNamespace(characters=CHARACTERS), separator="=", symbols="+", longest_answer=3, fingerprint="f"
     )
-    return capture(run, config, SimpleNamespace(meta=meta))  # type: ignore[arg-type]
+    return state_dict(run, config, SimpleNamespace(meta=meta))  # type: ignore[arg-type]

@@ -13,25 +13,25 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from popgpt.tracking import helper, sender
+from popgpt.tracking import process
 from popgpt.tracking.failure import failure
 from popgpt.tracking.identity import Identity
-from popgpt.tracking.sender import Operation, UnsentError
+from popgpt.tracking.process import Operation, UnsentError
 from tests.ports import hold_port, number_of
 
 
-class Inside(sender.Helper):
+class Inside(process.TrackerProcess):
     """The process that sends, in this one: MLflow's import is paid once."""
 
     connections: dict[str, Any] = {}  # noqa: RUF012
 
     def ask(self, run: Identity, operation: Operation) -> Any:
         try:
-            service, uri = self._arguments
+            tracker, uri = self._arguments
             if uri not in self.connections:
-                self.connections[uri] = helper.connect(service, uri)
+                self.connections[uri] = process.connect(tracker, uri)
             request = {"kind": operation.kind, "data": operation.data, "run": vars(run)}
-            return helper.perform(self.connections[uri], json.loads(json.dumps(request)))
+            return process.perform(self.connections[uri], json.loads(json.dumps(request)))
         except Exception as error:
             told = failure(error)
             raise UnsentError(told["error"], told["refused"], told["answered"]) from None

@@ -29,7 +29,7 @@ ONLY_IN = {
     "ray": {"cluster", "train", "tune", "sweep.asha", "sweep.trials", "sweep.trial"},
     "mlflow": {"tracking", "export"},
     "wandb": {"tracking", "export"},
-    "torch.distributed": {"training.board", "training.world"},
+    "torch.distributed": {"training.shared_memory", "training.world"},
     "yaml": {"config.yaml12"},
     "sklearn": {"sweep.report.importance"},
     "optuna": {"sweep.search"},

@@ -307,7 +307,7 @@ def test_whatever_tracking_json_holds_ends_in_one_line(
         assert said.isprintable(), spoiled
         (run_dir / "tracking.json").write_bytes(spoiled)
         run = tracking.start(SILENT, experiment="e", name="n", params={}, folder=run_dir, resume=True)
-        assert len(run.identity.token) == 32
+        assert len(run.file.identity.token) == 32
 
 
 @pytest.fixture(scope="module")
@@ -340,7 +340,7 @@ class Training:
         return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
     def wait_for_rows(self, count: int) -> None:
-        until(lambda: len(identity.rows(Folder(self.out_dir))) >= count)
+        until(lambda: len(identity.read_rows(Folder(self.out_dir))) >= count)
 
     def the_run(self, port: int, last: int = 6000) -> Any:
         """The one run of the experiment, which has every value up to the last iteration once."""

@@ -23,10 +23,12 @@ from hypothesis import strategies as st
 from popgpt import tracking
 from popgpt.config import Config, make_config
 from popgpt.storage.folder import Folder
-from popgpt.tracking import Run, identity, sender
-from popgpt.tracking.identity import Identity
+from popgpt.tracking import identity, process, sender
+from popgpt.tracking.identity import Identity, TrackingFile
 from popgpt.tracking.mlflow import Mlflow
-from popgpt.tracking.sender import Operation, UnsentError
+from popgpt.tracking.process import Operation, TrackerProcess, UnsentError
+from popgpt.tracking.run import Run
+from popgpt.tracking.tracker import TRACKERS
 from tests.services import Inside, client
 
 CONFIG = make_config({})
@@ -38,7 +40,7 @@ WANDB = make_config({"mlflow_log": False, "wandb_log": True})
 def senders_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     senders: dict[tuple[str, str], sender.Sender] = {}
     monkeypatch.setattr(tracking.run, "_senders", senders)
-    monkeypatch.setattr(sender, "NICENESS", 0)
+    monkeypatch.setattr(process, "NICENESS", 0)
     yield
     for one in senders.values():
         one.close()
@@ -49,7 +51,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: bytes) -
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "mlflow.db").write_bytes(empty_store)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/store/mlflow.db")
-    monkeypatch.setattr(sender, "Helper", Inside)
+    monkeypatch.setattr(sender, "TrackerProcess", Inside)
     return tracking.tracking_uri()
 
 
@@ -141,7 +143,7 @@ def test_a_run_that_is_held_is_scheduled_and_lasts_as_long_as_it_trained(store: 
     run = begin()
     run.log([{"iteration": 1, "x": 1.0, "train_seconds": 2.5}])
     for status, shown in (("paused", "SCHEDULED"), ("running", "RUNNING")):
-        run.mark(status)
+        run.set_status(status)
         assert tracking.flush(600)
         seen = client(store).get_run(run.id)
         assert (seen.info.status, seen.data.tags["status"]) == (shown, status)
@@ -228,7 +230,7 @@ def test_logging_waits_for_no_answer_and_many_rows_go_in_few_calls(store: str, m
             answered.append(operation.kind)
             return super().ask(run, operation)
 
-    monkeypatch.setattr(sender, "Helper", Slow)
+    monkeypatch.setattr(sender, "TrackerProcess", Slow)
     run = begin()
     for i in range(3000):
         run.log([{"iteration": i, "a": 1.0, "b": 2.0}])
@@ -236,7 +238,7 @@ def test_logging_waits_for_no_answer_and_many_rows_go_in_few_calls(store: str, m
     answering.set()
     assert tracking.flush(600)
     assert answered[0] == "start"
-    assert 6 <= answered.count("metrics") <= 8
+    assert 6 <= answered.count("log_metrics") <= 8
     assert len(client(store).get_metric_history(run.id, "b")) == 3000
 
 
@@ -252,7 +254,7 @@ def test_a_request_that_fails_late_is_not_the_last(store: str, monkeypatch: pyte
                 raise UnsentError("timed out")
             return super().ask(run, operation)
 
-    monkeypatch.setattr(sender, "Helper", Late)
+    monkeypatch.setattr(sender, "TrackerProcess", Late)
     run = begin()
     assert asked.wait(60)
     hurried = run.senders[0].hurry
@@ -278,7 +280,7 @@ class Unsure(Inside):
 def test_requests_and_answers_that_get_lost_double_nothing(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sender, "Helper", Unsure)
+    monkeypatch.setattr(sender, "TrackerProcess", Unsure)
     monkeypatch.setattr(sender, "pause", lambda failures: 0.01)
     (tmp_path / "config.yaml").write_text("x")
     run = begin(folder=tmp_path)
@@ -340,26 +342,26 @@ def test_training_is_not_held_up_by_what_is_imported(monkeypatch: pytest.MonkeyP
         "import sys; from popgpt import tracking; from popgpt.config import make_config\n"
         "run = tracking.start(make_config({}), experiment='e', name='n', params={})\n"
         "tracking.flush(600); assert 'mlflow' not in sys.modules\n"
-        "import subprocess; pid = run.senders[0]._helper._process.pid\n"
+        "import subprocess; pid = run.senders[0]._process._process.pid\n"
         "subprocess.run(['ps', '-ww', '-o', 'args', '-p', str(pid)], check=True)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.count("MLflow does not answer (Connection refused)") == 1
-    assert "popgpt.tracking.helper" in done.stdout
+    assert "popgpt.tracking.process" in done.stdout
     assert "CANARY" not in done.stdout + done.stderr
 
 
 @contextmanager
-def last_in_line(monkeypatch: pytest.MonkeyPatch) -> Iterator[sender.Helper]:
+def last_in_line(monkeypatch: pytest.MonkeyPatch) -> Iterator[TrackerProcess]:
     """A process that sends, at the priority that it has while a run trains."""
-    monkeypatch.setattr(sender, "NICENESS", 19)
-    helper = sender.Helper("mlflow", "http://127.0.0.1:9")
+    monkeypatch.setattr(process, "NICENESS", 19)
+    helper = TrackerProcess(TRACKERS["mlflow"].tracker, "http://127.0.0.1:9", replaceable=True)
     try:
-        helper._begin()
+        helper._start()
         assert niceness(helper) == 19
         yield helper
     finally:
-        helper.stop()
+        helper.kill()
         helper.close()
 
 
@@ -367,7 +369,7 @@ def forbidden(*arguments: int) -> None:
     raise PermissionError
 
 
-def niceness(helper: sender.Helper) -> int:
+def niceness(helper: TrackerProcess) -> int:
     assert helper._process
     return os.getpriority(os.PRIO_PROCESS, helper._process.pid)
 
@@ -375,7 +377,7 @@ def niceness(helper: sender.Helper) -> int:
 @pytest.mark.skipif(os.geteuid() != 0, reason="to lower a niceness takes a privilege")
 def test_a_process_that_is_waited_for_is_hastened(monkeypatch: pytest.MonkeyPatch) -> None:
     with last_in_line(monkeypatch) as helper:
-        helper.hasten()
+        helper.raise_priority()
         assert niceness(helper) == os.getpriority(os.PRIO_PROCESS, 0)
 
 
@@ -385,15 +387,15 @@ def test_a_process_that_may_not_be_hastened_is_replaced_when_it_waits_for_a_core
     with last_in_line(monkeypatch) as helper:
         with monkeypatch.context() as without_privilege:
             without_privilege.setattr(os, "setpriority", forbidden)
-            helper.hasten()
-        helper.relieve()
+            helper.raise_priority()
+        helper.replace_if_starved()
         assert helper._process
         assert helper._process.poll() is None, "it waits for requests, not for a core"
-        monkeypatch.setattr(sender, "queued", lambda pid: (time.monotonic(), 2 * time.monotonic()))
-        helper.relieve()
+        monkeypatch.setattr(process, "cpu_wait", lambda pid: (time.monotonic(), 2 * time.monotonic()))
+        helper.replace_if_starved()
         assert helper._process.wait(60) == -signal.SIGKILL
         helper.close()
-        helper._begin()
+        helper._start()
         assert niceness(helper) == os.getpriority(os.PRIO_PROCESS, 0)
 
 
@@ -404,15 +406,15 @@ if "again" not in sys.argv:
     os.execv(sys.executable, [sys.executable, "-c", sys.orig_argv[2], "again"])
 from popgpt import tracking
 from popgpt.config import make_config
-from popgpt.tracking import sender
-core, begin = {min(os.sched_getaffinity(0))}, sender.Helper._begin
+from popgpt.tracking.process import TrackerProcess
+core, start = {min(os.sched_getaffinity(0))}, TrackerProcess._start
 busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
 os.sched_setaffinity(busy.pid, core)
 def beside_it(self):
-    begin(self)
-    if not self._hastened:
+    start(self)
+    if not self._raised:
         os.sched_setaffinity(self._process.pid, core)
-sender.Helper._begin = beside_it
+TrackerProcess._start = beside_it
 try:
     tracking.start(make_config({}), experiment="e", name="n", params={})
     tracking.flush(100)
@@ -437,7 +439,7 @@ def test_a_process_that_sends_and_dies_is_replaced(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     run = begin()
     assert tracking.flush(600)
-    run.senders[0]._helper.stop()
+    run.senders[0]._process.kill()
     run.log([{"iteration": 1, "x": 1.0}])
     assert tracking.flush(600)
     assert len(client(tracking.tracking_uri()).get_metric_history(run.id, "x")) == 1
@@ -457,7 +459,7 @@ def test_a_service_that_does_not_record_costs_one_warning(
     kind: str, said: str, tmp_path: Path, empty_store: bytes, unavailable: Callable[[str], str],
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(sender, "Helper", Inside)
+    monkeypatch.setattr(sender, "TrackerProcess", Inside)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_bytes(empty_store)
     stores = {"no store": f"{tmp_path}/file/x.db", "read-only": f"file:{tmp_path}/file?mode=ro&uri=true"}
@@ -497,7 +499,7 @@ def test_no_secret_of_an_address_is_said_or_kept(
 ) -> None:
     for name in ("psycopg", "psycopg2", "pymysql"):
         monkeypatch.setitem(sys.modules, name, None)  # as where it is not installed
-    monkeypatch.setattr(sender, "Helper", Inside)
+    monkeypatch.setattr(sender, "TrackerProcess", Inside)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     run = begin(folder=tmp_path)
     run.finish("completed")
@@ -594,9 +596,13 @@ def test_metric_names_and_numbers() -> None:
     assert sorted(tracking.flat_metrics(scores)) == [f"exact_match/{name}" for name in ("add", "div", "mul", "sub")]
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["metrics", "tags"]), st.integers(1, 700)), min_size=1))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.sampled_from(["log_metrics", "set_status"]), st.integers(1, 700)), min_size=1
+    )
+)
 def test_a_call_keeps_the_order_of_its_run_and_the_limit(kinds: list[tuple[int, str, int]]) -> None:
-    runs = [Run(Identity("u", "e", str(i))) for i in range(3)]
+    runs = [TrackingFile(Identity("u", "e", str(i))) for i in range(3)]
     queue = [(runs[i], Operation(kind, [[0] * size])) for i, kind, size in kinds]
     taken = sender.head(queue)
     run = queue[0][0]
@@ -604,9 +610,9 @@ def test_a_call_keeps_the_order_of_its_run_and_the_limit(kinds: list[tuple[int, 
     assert taken == mine[: len(taken)]
     assert len({operation.kind for _, operation in taken}) == 1
     assert sum(len(operation.data[0]) for _, operation in taken) <= 1000
-    if taken[0][1].kind == "metrics" and len(taken) < len(mine):
+    if taken[0][1].kind == "log_metrics" and len(taken) < len(mine):
         after = mine[len(taken)][1]
-        assert after.kind != "metrics" or sum(len(o.data[0]) for _, o in taken) + len(after.data[0]) > 1000
+        assert after.kind != "log_metrics" or sum(len(o.data[0]) for _, o in taken) + len(after.data[0]) > 1000
 
 
 def test_retries_come_later_and_later() -> None:

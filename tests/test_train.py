@@ -198,7 +198,7 @@ def test_a_run_is_in_mlflow_once_with_all_that_compares_it(
     (here / "mlflow.db").write_bytes(empty_store)
     flush = tracking.flush
     monkeypatch.setattr(tracking, "flush", lambda: flush(600))
-    monkeypatch.setattr("popgpt.tracking.sender.NICENESS", 0)
+    monkeypatch.setattr("popgpt.tracking.process.NICENESS", 0)
     words = ["tiny.yaml", *LOCAL, "mlflow_log=true", "experiment=sums", "block_size=9"]
     train.main([*words, "wandb_run_name=first"])
     train.main([*words, "init_from=resume", "max_iters=6"])
@@ -227,7 +227,7 @@ def test_a_password_of_mlflows_is_neither_printed_nor_kept(
 ) -> None:  # fmt: skip
     for driver in ("psycopg", "psycopg2"):
         monkeypatch.setitem(sys.modules, driver, None)
-    monkeypatch.setattr("popgpt.tracking.sender.Helper", Inside)
+    monkeypatch.setattr("popgpt.tracking.sender.TrackerProcess", Inside)
     monkeypatch.setattr("popgpt.tracking.run._senders", {})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert train.main(["tiny.yaml", *LOCAL, "mlflow_log=true"]) == 0
@@ -269,16 +269,16 @@ SIGNALLED = """
 import signal
 from popgpt import train
 from popgpt.terminal import cli
-from popgpt.training.keeper import Keeper
+from popgpt.training.writer import RunWriter
 
-log = Keeper.log
+log = RunWriter.log
 
-def log_and_stop(keeper, row):
-    log(keeper, row)
+def log_and_stop(writer, row):
+    log(writer, row)
     if row["iteration"] == 5:
         signal.raise_signal({number})
 
-Keeper.log = log_and_stop
+RunWriter.log = log_and_stop
 cli.run(train.main)
 """
 

@@ -305,7 +305,7 @@ def test_a_winner_that_still_trains_is_crowned_with_what_it_comes_to(here: Path)
         mirrored.append((name, [row["iteration"] for row in rows]))
 
     tracker: Any = SimpleNamespace(add_rows=add_rows)
-    with beside(lambda: fit(config, dataset, World(torch.device("cpu")), report, settled=True)):
+    with beside(lambda: fit(config, dataset, World(torch.device("cpu")), report, wait_for_save=True)):
         seen.wait()
         winner = score_winner(record, out_dir, dataset, tracker)
     record.write(out_dir, winner)

@@ -51,7 +51,7 @@ def train_on_workers(
     resources: dict[str, float],
     report: Callable[[Row], None],
     should_stop: Callable[[], bool],
-    settled: bool = False,
+    wait_for_save: bool = False,
 ) -> RunResult:
     """Run `fit` on config.workers workers under Ray Train; return what result.json holds.
 
@@ -62,7 +62,7 @@ def train_on_workers(
         resources: CPU and GPU of each worker.
         report: called here with each logged row, once.
         should_stop: asked here; the workers then save their state and end.
-        settled: as for `fit`.
+        wait_for_save: as for `fit`.
     Raises:
         UserError: as `fit`, told by the worker; or workers failed too often.
         KeyboardInterrupt: it was to stop before the workers were there.
@@ -70,7 +70,7 @@ def train_on_workers(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     channel = Channel.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     scratch = tempfile.mkdtemp(prefix="popgpt-")
-    thread = TrainerThread(_make_trainer(config, resources, channel, scratch, settled))
+    thread = TrainerThread(_make_trainer(config, resources, channel, scratch, wait_for_save))
     monitor = GroupMonitor(config, report)
     try:
         while True:
@@ -209,14 +209,16 @@ class TrainerThread:
         self._thread.join(GIVE_UP_SECONDS)
 
 
-def _make_trainer(config: Config, resources: dict[str, float], channel: Any, scratch: str, settled: bool) -> Trainer:
+def _make_trainer(
+    config: Config, resources: dict[str, float], channel: Any, scratch: str, wait_for_save: bool
+) -> Trainer:
     use_gpu = bool(resources.get("GPU"))
     settings = {
         "config": config.model_dump(),
         "channel": channel,
         "cpus": resources["CPU"],
         "gpu": use_gpu,
-        "settled": settled,
+        "wait_for_save": wait_for_save,
         "token": folder.mark(Folder(config.out_dir)),
     }
     workers = (config.min_workers, config.workers) if config.min_workers else config.workers

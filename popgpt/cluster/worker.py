@@ -37,8 +37,8 @@ def train_worker(settings: dict[str, Any]) -> None:
         dataset = open_dataset(dataset_path(config))
         if world.is_main:
             send_logs(channel)
-            stop, settled = StopFlag(channel), settings["settled"]
-            result = fit(config, dataset, world, lambda row: send(channel, RowLogged(row)), stop, settled)
+            stop, wait_for_save = StopFlag(channel), settings["wait_for_save"]
+            result = fit(config, dataset, world, lambda row: send(channel, RowLogged(row)), stop, wait_for_save)
             ray.get(send(channel, RunEnded(result)))
         else:
             fit(config, dataset, world)

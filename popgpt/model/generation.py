@@ -14,6 +14,7 @@ from popgpt.model.gpt import GPT, KVCache
 from popgpt.text.errors import UserError
 
 BATCH = 1024
+COLDEST = 1e-6  # below it the likeliest character is certain, and logits / temperature would overflow
 
 
 def complete(
@@ -25,7 +26,7 @@ def complete(
     temperature: float = 0.0,
     draws: NDArray[np.float64] | None = None,
 ) -> list[str]:
-    """The completion of each prompt, up to its newline, without it.
+    """Return the completion of each prompt, up to its newline, without it.
 
     Args:
         prompts: each starts a line, and ends where the model is to go on (with the separator).
@@ -50,8 +51,45 @@ def complete(
     return answers
 
 
+def complete_given(
+    model: GPT,
+    vocabulary: Vocabulary,
+    separator: str,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    temperature: float,
+    random: np.random.Generator,
+) -> list[str | UserError]:
+    """Return each prompt that a person gave with its completion, or why it has none, which spoils no other."""
+    checked = [_check_given(model, vocabulary, separator, prompt) for prompt in prompts]
+    good = [prompt for prompt in checked if isinstance(prompt, str)]
+    if temperature < COLDEST:
+        completions = complete(model, vocabulary, good, max_new_tokens)
+    else:
+        draws = random.random((len(good), max_new_tokens))
+        completions = complete(model, vocabulary, good, max_new_tokens, temperature=temperature, draws=draws)
+    left = iter(completions)
+    return [prompt + next(left) if isinstance(prompt, str) else prompt for prompt in checked]
+
+
+def _check_given(model: GPT, vocabulary: Vocabulary, separator: str, prompt: str) -> str | UserError:
+    """Return the prompt with its separator, or what is wrong with it."""
+    whole = prompt if separator in prompt else prompt + separator
+    try:
+        if "\n" in prompt or "\r" in prompt:
+            raise UserError("should be one line")
+        prompt.encode()
+        check_length(model, whole)
+        vocabulary.encode(whole)
+    except UnicodeEncodeError:
+        return UserError("not UTF-8")
+    except UserError as error:
+        return error
+    return whole
+
+
 def check_length(model: GPT, prompt: str) -> None:
-    """Raises UserError for a prompt that has no or too many characters."""
+    """Raise UserError for a prompt that has no or too many characters."""
     limit = model.config.block_size
     if not 0 < len(prompt) <= limit:
         raise UserError(f"a prompt should have 1 to block_size={limit} characters, not {len(prompt)}")
@@ -66,7 +104,7 @@ def _decode(
     temperature: float,
     draws: Tensor | None,
 ) -> NDArray[np.int64]:
-    """[B, up to max_new_tokens] what each row wrote.
+    """Return [B, up to max_new_tokens], what each row wrote.
 
     Rows are right-padded while they are read; the padding is overwritten in the cache as each row grows.
     """
@@ -98,12 +136,12 @@ def _decode(
 
 
 def _visible(slots: Tensor, positions: Tensor) -> Tensor:
-    """slots [S], positions [B, T] -> bool [B, 1, T, S]: the slots at or before each position."""
+    """Return bool [B, 1, T, S], of slots [S] and positions [B, T]: which slots are at or before each position."""
     return (slots <= positions[:, :, None])[:, None]
 
 
 def _choose(logits: Tensor, temperature: float, draws: Tensor | None) -> Tensor:
-    """logits [B, V] -> ids [B]: the likeliest, or where there are draws [B] the one whose share of [0, 1) each hits."""
+    """Return ids [B] of logits [B, V]: the likeliest, or with draws [B] the one whose share of [0, 1) each hits."""
     if draws is None:
         return logits.argmax(dim=-1)
     shares = torch.softmax(logits.double() / temperature, dim=-1).cumsum(dim=-1)

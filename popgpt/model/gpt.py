@@ -23,7 +23,7 @@ class KVCache(NamedTuple):
 
     @classmethod
     def empty(cls, model: GPT, batch: int, positions: int) -> KVCache:
-        """A cache for `batch` rows of up to `positions` characters."""
+        """Return a cache for `batch` rows of up to `positions` characters."""
         shape = (batch, positions, model.config.n_head, model.config.d_head)
         weight = model.tokens.weight
 
@@ -57,7 +57,7 @@ class RowDropout(nn.Module):
 
 
 def _mix32(bits: Tensor) -> Tensor:
-    """int32 -> int32, the high bits mixed; masks turn PyTorch's arithmetic shifts into logical ones."""
+    """Mix the high bits of int32 numbers; masks turn PyTorch's arithmetic shifts into logical ones."""
     bits = (bits ^ ((bits >> 16) & 0xFFFF)) * -2048144789
     return (bits ^ ((bits >> 13) & 0x7FFFF)) * -1028477387
 
@@ -153,7 +153,7 @@ class GPT(nn.Module):
 
 
 def shapes(config: Config, vocab_size: int) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of a GPT's tensors in its order, without making one."""
+    """Return the names and shapes of a GPT's tensors in its order, without making one."""
     V, D = vocab_size, config.d_model
 
     def linear(name: str, width: int, height: int) -> dict[str, tuple[int, ...]]:
@@ -171,7 +171,7 @@ def shapes(config: Config, vocab_size: int) -> dict[str, tuple[int, ...]]:
 
 
 def line_mask(segments: Tensor) -> Tensor:
-    """segments [B, T] (the line of each position) -> bool [B, 1, T, T]: a position sees its line up to itself."""
+    """Return bool [B, 1, T, T], of segments [B, T] (lines): a position sees its line up to itself."""
     T = segments.shape[1]
     same = segments[:, :, None] == segments[:, None, :]
     causal = torch.ones(T, T, dtype=torch.bool, device=segments.device).tril()
@@ -179,5 +179,5 @@ def line_mask(segments: Tensor) -> Tensor:
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Numbers that training can change."""
+    """Return how many numbers training can change."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote
 
-from popgpt.storage.stores import OBJECT_STORES, is_uri, open_store, refuse_secrets, told_plainly
+from popgpt.storage.stores import OBJECT_STORES, is_uri, open_store, refuse_secrets, store_errors
 from popgpt.text.errors import UserError, shortened
 
 FULL = 8  # so many pieces of a size a LineFile makes one
@@ -26,7 +26,7 @@ LONGEST_NUMBER = 300  # more digits than a float has room for
 
 
 def absolute(where: str, called: str = "") -> str:
-    """`where` as any process on this machine finds it. Raises UserError for a URI with a key in it."""
+    """Return `where` as any process on this machine finds it. Raises UserError for a URI with a key in it."""
     refuse_secrets(where, called)
     if not is_uri(where):
         return str(Path(where).resolve())
@@ -51,14 +51,14 @@ class Folder:
 
     @property
     def parent(self) -> Folder:
-        """The folder that this one, or the file of this name, is in."""
+        """The folder that contains this folder or file."""
         if self.path:
             return Folder(self.path.parent)
         base, mark, query = self.where.partition("?")
         return Folder(base.rpartition("/")[0] + mark + query)
 
     def at(self, name: str) -> str:
-        """Where a file in it is, as text: a path, or a URI with the query that this one has."""
+        """Return where a file in the folder is, as text: a path, or a URI with this one's query."""
         if self.path:
             return str(self.path / name)
         base, mark, query = self.where.partition("?")
@@ -73,44 +73,44 @@ class Folder:
         return open_store(self.where)
 
     def make(self) -> None:
-        """Make the folder where it is not there."""
+        """Create the folder if it does not exist."""
         if self.path:
             self.path.mkdir(parents=True, exist_ok=True)
             return
         system, path = self._store
-        with told_plainly(self.where):
+        with store_errors(self.where):
             system.create_dir(path)
 
     def names(self) -> set[str]:
-        """What is in the folder; nothing where there is no folder."""
+        """Return the names in the folder; none if there is no folder."""
         if self.path:
             return set(os.listdir(self.path)) if self.path.is_dir() else set()
         from pyarrow.fs import FileSelector
 
         system, path = self._store
-        with told_plainly(self.where):
+        with store_errors(self.where):
             return {info.base_name for info in system.get_file_info(FileSelector(path, allow_not_found=True))}
 
     def is_file(self) -> bool:
-        """Whether it is no folder but a file."""
+        """Return whether this is a file."""
         if self.path:
             return self.path.is_file()
         from pyarrow.fs import FileType
 
         system, path = self._store
-        with told_plainly(self.where):
+        with store_errors(self.where):
             return system.get_file_info(path).type == FileType.File
 
     def read(self, name: str) -> bytes:
-        """The content of a file."""
+        """Return the content of a file."""
         if self.path:
             return (self.path / name).read_bytes()
         system, path = self._store
-        with told_plainly(self.at(name)), system.open_input_stream(f"{path}/{name}", compression=None) as stream:
+        with store_errors(self.at(name)), system.open_input_stream(f"{path}/{name}", compression=None) as stream:
             return stream.read()
 
     def read_lines(self, name: str) -> bytes:
-        """The content of a file that `LineFile` writes, which in a store may lie in pieces."""
+        """Return the content of a file that `LineFile` writes, which may lie in pieces in a store."""
         if self.path:
             return self.read(name)
         for _ in range(TRIES):  # a piece that became part of another since the names were read is gone
@@ -121,13 +121,13 @@ class Folder:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.at(name))
 
     def write(self, name: str, content: bytes) -> None:
-        """Replace a file. It is where it will last when this returns."""
+        """Replace a file. Its content is durable when this returns."""
         if self.path:
             return write_atomic(self.path / name, content)
         system, path = self._store
         whole_at_once = system.type_name in OBJECT_STORES
         new = f"{path}/{name}" if whole_at_once else f"{path}/.{name}.new"
-        with told_plainly(self.at(name)):
+        with store_errors(self.at(name)):
             with system.open_output_stream(new, compression=None) as stream:
                 stream.write(content)
             if not whole_at_once:
@@ -135,10 +135,10 @@ class Folder:
         return None
 
     def copy(self, name: str, to: str) -> None:
-        """Replace file `to` by a copy of `name`, without a second copy on the disk where it has hard links."""
+        """Replace file `to` by a copy of `name`: a hard link, where the file system has them."""
         if not self.path:
             system, path = self._store
-            with told_plainly(self.at(name)):
+            with store_errors(self.at(name)):
                 return system.copy_file(f"{path}/{name}", f"{path}/{to}")
         link = self.path / f".{to}.{os.getpid()}"
         link.unlink(missing_ok=True)
@@ -156,7 +156,7 @@ class Folder:
         if self.path:
             return (self.path / name).unlink(missing_ok=True)
         system, path = self._store
-        with suppress(FileNotFoundError), told_plainly(self.at(name)):
+        with suppress(FileNotFoundError), store_errors(self.at(name)):
             system.delete_file(f"{path}/{name}")
         return None
 
@@ -164,7 +164,7 @@ class Folder:
 class LineFile:
     """A file of lines that grows. On a path a line is added at once.
 
-    In a store, where nothing can be added to a file, each `keep` writes the new lines as a piece, named by the number
+    In a store, where nothing can be added to a file, each `sync` writes the new lines as a piece, named by the number
     of its first line (metrics-200.jsonl). FULL pieces of a size become one. So after n times at most FULL - 1 pieces
     stay for each power of FULL up to n, and a line was uploaded at most once for each. A piece says what the lines from
     its first on are: one that a kill left beside what it became a part of changes nothing.
@@ -174,18 +174,18 @@ class LineFile:
         self._folder = folder
         self._name = name
         self._lines: list[str] = []  # all of them, in a store
-        self._kept = 0
+        self._synced = 0
         self._pieces: list[tuple[int, int]] = []  # their first lines and sizes, as powers of FULL
 
-    def begin(self, lines: Sequence[str]) -> None:
+    def replace(self, lines: Sequence[str]) -> None:
         """Replace the file by these lines."""
         self._folder.write(self._name, "".join(lines).encode())
         if not self._folder.path:
-            self._lines, self._kept, self._pieces = list(lines), len(lines), [(0, ENDLESS)] if lines else []
+            self._lines, self._synced, self._pieces = list(lines), len(lines), [(0, ENDLESS)] if lines else []
             self._remove(start for start in _pieces(self._name, self._folder.names()) if start)
 
-    def add(self, line: str) -> None:
-        """Add a line; in a store it gets there with the next `keep`."""
+    def append(self, line: str) -> None:
+        """Append a line. In a store it is uploaded with the next `sync`."""
         if not self._folder.path:
             self._lines.append(line)
             return
@@ -193,22 +193,22 @@ class LineFile:
             file.write(line)
 
     def __len__(self) -> int:
-        """How many lines there are to keep; 0 on a path, where they are kept as they come."""
+        """How many lines there are to sync; 0 on a path, where they are written as they come."""
         return len(self._lines)
 
-    def keep(self, count: int, whole: bool = False) -> None:
-        """Have the first `count` lines where they last when this returns. whole: as one piece, as nothing follows."""
+    def sync(self, count: int, final: bool = False) -> None:
+        """Make the first `count` lines durable. final: as one piece, since nothing follows."""
         if self._folder.path:
             return sync(self._folder.path / self._name)
         before = self._pieces
-        after = merged([*before, (self._kept, 0)] if count > self._kept else before)
-        if whole and after:
+        after = merge_pieces([*before, (self._synced, 0)] if count > self._synced else before)
+        if final and after:
             after = [(0, ENDLESS)]
-        if after and (count > self._kept or after != before):
+        if after and (count > self._synced or after != before):
             start = after[-1][0]
             self._folder.write(_piece(self._name, start), "".join(self._lines[start:count]).encode())
             self._remove({start for start, _ in before} - {start for start, _ in after})
-        self._pieces, self._kept = after, count
+        self._pieces, self._synced = after, count
         return None
 
     def _remove(self, starts: Iterable[int]) -> None:
@@ -216,8 +216,8 @@ class LineFile:
             self._folder.remove(_piece(self._name, start))
 
 
-def merged(pieces: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The pieces (first line, power), the last FULL of a power made one of the next, as often as there are so many."""
+def merge_pieces(pieces: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the pieces (first line, power), with the last FULL of a power made one of the next, repeatedly."""
     found = list(pieces)
     while len(found) >= FULL and found[-FULL][1] == found[-1][1] < ENDLESS:
         found[-FULL:] = [(found[-FULL][0], found[-1][1] + 1)]
@@ -225,20 +225,20 @@ def merged(pieces: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _piece(name: str, start: int) -> str:
-    """The file of the lines from number `start` on."""
+    """Return the name of the file of the lines from number `start` on."""
     stem, suffix = os.path.splitext(name)
     return f"{stem}-{start}{suffix}" if start else name
 
 
 def _pieces(name: str, names: Iterable[str]) -> dict[int, str]:
-    """Of `names`, the pieces of a file by the numbers of their first lines, in order."""
+    """Return those of `names` that are pieces of a file, by the numbers of their first lines, in order."""
     stem, suffix = map(re.escape, os.path.splitext(name))
     matches = (re.fullmatch(rf"{stem}(?:-([1-9]\d{{0,17}}))?{suffix}", each) for each in names)
     return dict(sorted((int(match[1] or 0), match[0]) for match in matches if match))
 
 
 def _joined(pieces: Mapping[int, bytes]) -> bytes:
-    """The lines of pieces by their first lines' numbers. One that lies beyond the lines before it follows nothing."""
+    """Return the lines of pieces, given by their first lines' numbers. A piece after a gap is left out."""
     lines: list[bytes] = []
     for start, content in pieces.items():
         if start <= len(lines):
@@ -248,7 +248,7 @@ def _joined(pieces: Mapping[int, bytes]) -> bytes:
 
 
 def split_lines(content: bytes) -> list[bytes]:
-    """Lines with their ends, as LineFile writes them; the last may have none."""
+    """Return the lines with their newlines, as LineFile writes them; the last may have none."""
     return io.BytesIO(content).readlines()
 
 
@@ -267,7 +267,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk when this returns."""
+    """Make a file, or the names in a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -276,13 +276,14 @@ def sync(path: Path) -> None:
 
 
 def json_bytes(value: Mapping[str, Any]) -> bytes:
-    """A JSON file's content."""
+    """Return a JSON file's content."""
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
 def nested_json(value: Any, levels: int) -> str:
-    """JSON text: of so many levels each part begins a line, what lies deeper shares one. So Python's fast encoder does
-    most of the work.
+    """Return JSON text in which each part of the outer `levels` has a line of its own, and what is deeper shares one.
+
+    So Python's fast encoder does most of the work.
     """
     return f"{_nested(value, levels, '')}\n"
 
@@ -300,13 +301,8 @@ def _nested(value: Any, levels: int, indent: str) -> str:
     return f"{opening}\n{inner}{separator.join(parts)}\n{indent}{closing}"
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace a JSON file."""
-    write_atomic(path, json_bytes(value))
-
-
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises UserError where there is none."""
+    """Return the object in a JSON file. Raises UserError if there is none."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -318,7 +314,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_json(content: bytes, called: str) -> Any:
-    """What JSON of `called` says. NaN and infinities, which JSON lacks, are None. Raises UserError where it is none."""
+    """Parse JSON that messages name `called`. NaN and infinities become None. Raises UserError if it is not JSON."""
     try:
         text = content.decode()
         return json.loads(text, parse_constant=lambda name: None, parse_float=_finite, parse_int=_whole)

@@ -1,4 +1,4 @@
-"""Stores that pyarrow opens by URI (s3://bucket/run, gs://bucket/run and others): time limits, plain complaints."""
+"""Stores that pyarrow opens by URI (s3://bucket/run, gs://bucket/run and others), with time limits and clear errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OBJECT_STORES = ("s3", "gcs", "abfs")  # a file there comes to be when it is who
 CONNECT_SECONDS = 5.0
 SILENT_SECONDS = 10.0
 TRIES = 4  # in all about 5 s where nobody listens, 45 s where somebody does and says nothing
-PLAIN = (
+MEANINGS = (
     (r"NO_SUCH_BUCKET|Bucket '.*' not found", "there is no such bucket; make it first"),
     (
         r"ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|INVALID_CLIENT_TOKEN_ID|HTTP status 40[13]",
@@ -29,16 +29,16 @@ PLAIN = (
 
 
 class StoreError(OSError):
-    """A store refuses, or does not answer. The message is one line."""
+    """A store refuses or does not answer. The message is one line."""
 
 
 def is_uri(where: str) -> bool:
-    """Whether `where` is a URI, not a path."""
+    """Return whether `where` is a URI, not a path."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", where) is not None
 
 
 def refuse_secrets(where: str, called: str = "") -> None:
-    """Raises UserError for a URI with a key in it, which would be kept with the run and shown."""
+    """Raise UserError for a URI with a key in it, which would be kept with the run and shown."""
     if is_uri(where) and secrets(where):
         raise UserError(
             f"{called}{where.partition('://')[0]}://... should hold no key, as it is kept with the run and shown: "
@@ -47,18 +47,18 @@ def refuse_secrets(where: str, called: str = "") -> None:
 
 
 def open_store(uri: str) -> tuple[Any, str]:
-    """pyarrow's file system, and the path in it. Raises StoreError."""
+    """Return pyarrow's file system and the path in it. Raises StoreError."""
     from pyarrow.fs import FileSystem
 
-    with told_plainly(uri):
+    with store_errors(uri):
         system, path = FileSystem.from_uri(uri)
     return bounded(system, set(parse_qs(urlsplit(uri).query))), path
 
 
 def bounded(system: Any, asked: set[str]) -> Any:
-    """An S3 file system that gives up on a server that says nothing; a URI cannot ask for that.
+    """Return an S3 file system that gives up on a server that says nothing, which a URI cannot ask for.
 
-    Where the URI asks for what S3FileSystem has no argument for, the file system stays as it is.
+    If the URI asks for what S3FileSystem has no argument for, the file system stays as it is.
     """
     if system.type_name != "s3":
         return system
@@ -72,8 +72,8 @@ def bounded(system: Any, asked: set[str]) -> Any:
 
 
 @contextmanager
-def told_plainly(where: str) -> Iterator[None]:
-    """Has a store's complaint be a StoreError of one line; FileNotFoundError where the file `where` is not there."""
+def store_errors(where: str) -> Iterator[None]:
+    """Raise a store's complaint as StoreError, in one line; as FileNotFoundError if the file `where` is missing."""
     from pyarrow import ArrowException
 
     try:
@@ -81,14 +81,14 @@ def told_plainly(where: str) -> Iterator[None]:
     except (OSError, ArrowException) as error:
         if isinstance(error, FileNotFoundError) or "NO_SUCH_KEY" in str(error):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), where) from None
-        raise StoreError(plain(str(error))) from None
+        raise StoreError(describe_complaint(str(error))) from None
 
 
-def plain(complaint: str) -> str:
-    """What pyarrow says of a store, in one line: what is wrong, then the store's own words."""
+def describe_complaint(complaint: str) -> str:
+    """Return what pyarrow says of a store, in one line: what is wrong, then the store's own words."""
     words = re.sub(r" \(Request ID: [^)]*\)", "", complaint.strip().splitlines()[0])
     _, _, details = words.rpartition("Details: ")
-    for sign, meaning in PLAIN:
+    for sign, meaning in MEANINGS:
         if re.search(sign, words):
             return f"{meaning} ({details})"
     return words

@@ -33,7 +33,7 @@ from popgpt.terminal.progress import waiting, waiting_for
 from popgpt.text.errors import UserError
 from popgpt.training import folder
 from popgpt.training.memory import largest
-from popgpt.training.run import given_weights
+from popgpt.training.state import load_initial
 
 logger = logging.getLogger("popgpt")
 
@@ -148,7 +148,7 @@ def check_some_can_run(record: Record, dataset: Dataset) -> None:
         try:
             config = record.sweep.config(record.trials[name]["config"])
             make_rows(config, dataset, "train", config.seed)
-            given_weights(config, dataset)
+            load_initial(config, dataset)
             return
         except UserError as error:
             refusals.append(error)

@@ -60,7 +60,7 @@ class SweepTracker:
             case Reported(rows):
                 self._runs[name].log(list(rows))
             case Paused():
-                self._runs[name].mark(Status.PAUSED)
+                self._runs[name].set_status(Status.PAUSED)
             case _:
                 self._end(name)
 
@@ -79,10 +79,10 @@ class SweepTracker:
 
     def _begin(self, name: str, resume: bool = False) -> None:
         if name in self._runs:
-            self._runs[name].mark(Status.RUNNING)  # it goes on, or was restarted, and is the same run
+            self._runs[name].set_status(Status.RUNNING)  # it goes on, or was restarted, and is the same run
         elif name in self._ended:
             self._runs[name] = self._ended.pop(name)
-            self._runs[name].go_on({"finalist": self._record.finalist_of(name)})
+            self._runs[name].reopen({"finalist": self._record.finalist_of(name)})
         else:
             config, shown = trial_config(self._record, self._out_dir, name), f"{self._out_dir.name}/{name}"
             self._runs[name] = self._start(shown, config, name, Path(config.out_dir), resume or self._resume)

@@ -15,7 +15,7 @@ from popgpt.data.dataset import dataset_path, open_dataset
 from popgpt.metrics.row import Row
 from popgpt.storage.folder import Folder
 from popgpt.training import folder
-from popgpt.training.loop import fit, told_plainly
+from popgpt.training.loop import explain_errors, fit
 from popgpt.training.probe import gpu_memory
 from popgpt.training.world import World, pick_device
 
@@ -38,11 +38,11 @@ def train_trial(values: dict[str, Any], resources: dict[str, float], memory: flo
         if memory is not None:
             torch.cuda.set_per_process_memory_fraction(memory)
         world = World(pick_device("cuda" if resources["GPU"] else "cpu"))
-        fit(config, open_once(dataset_path(config)), world, report, report.stopped, settled=True)
+        fit(config, open_once(dataset_path(config)), world, report, report.stopped, wait_for_save=True)
     else:
         from popgpt.cluster.group import train_on_workers
 
-        train_on_workers(config, resources, report, report.stopped, settled=True)
+        train_on_workers(config, resources, report, report.stopped, wait_for_save=True)
     folder.drop_states(Folder(config.out_dir), keep=1)
     if report.stopped():
         sys.exit(0)
@@ -53,7 +53,7 @@ def gpu_memory_of(values: dict[str, Any]) -> dict[str, int]:
     limit_exit_time()
     config = make_config({**values, "device": "cuda"})
     dataset = open_dataset(dataset_path(config))
-    with told_plainly(config):
+    with explain_errors(config):
         return gpu_memory(config, dataset, make_rows(config, dataset, "train", config.seed))
 
 

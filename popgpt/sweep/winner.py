@@ -16,7 +16,7 @@ from popgpt.terminal.progress import waiting, waiting_for
 from popgpt.training import folder
 from popgpt.training.checkpoint import load_best, open_model
 from popgpt.training.evaluation import evaluate_split
-from popgpt.training.run import shown
+from popgpt.training.state import result_scores
 from popgpt.training.world import pick_device
 
 
@@ -56,7 +56,7 @@ def copy_winner(record: Record, out_dir: Path, name: str, best: Path) -> list[Ro
         for file in (*folder.outcome(Folder(trained)), folder.METRICS):
             shutil.copy(trained / file, new)
     scores = load_best(new)["scores"]
-    folder.write_result(Folder(new), folder.read_result(Folder(new)) | shown(scores))
+    folder.write_result(Folder(new), folder.read_result(Folder(new)) | result_scores(scores))
     missing = recover_rows(record, out_dir, name, max(scores["iteration"], ranking.iterations(record.runs[name])) + 1)
     new.rename(best)
     return missing

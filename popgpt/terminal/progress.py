@@ -50,7 +50,7 @@ class Unbreakable:
 
 
 def unbreakable(console: Console) -> Console:
-    """`console`, which from now on never fails: what is shown must not end what is shown."""
+    """Make a console ignore errors of its stream: showing progress must not end what it shows."""
     if not isinstance(console.file, Unbreakable):
         console.file = cast(IO[str], Unbreakable(console.file))
     return console
@@ -58,7 +58,7 @@ def unbreakable(console: Console) -> Console:
 
 @contextmanager
 def waiting(what: str, after: float = PATIENCE) -> Iterator[None]:
-    """Says on stderr what is waited for, once, where it takes longer than `after` seconds."""
+    """Say on stderr what is waited for, once, if it takes longer than `after` seconds."""
     ended = threading.Event()
 
     def tell() -> None:
@@ -75,7 +75,7 @@ def waiting(what: str, after: float = PATIENCE) -> Iterator[None]:
 
 @contextmanager
 def waiting_for(what: str, context: AbstractContextManager[T], after: float = PATIENCE) -> Iterator[T]:
-    """`context`, entered under `waiting`."""
+    """Enter `context` under `waiting`, and yield what it yields."""
     with ExitStack() as stack:
         with waiting(what, after):
             entered = stack.enter_context(context)
@@ -83,7 +83,7 @@ def waiting_for(what: str, context: AbstractContextManager[T], after: float = PA
 
 
 class TrainingProgress:
-    """Shows logged rows as they come. Use as a context; call with each row."""
+    """Shows logged rows of a run as they come. Use as a context, and call with each row."""
 
     def __init__(self, config: Config, console: Console | None = None):
         self._config = config
@@ -150,7 +150,7 @@ class Rate:
 
 
 def describe_exact_match(scores: Row) -> str:
-    """Exact match with its 95% interval."""
+    """Return exact match with its 95% interval, in words."""
     if not scores["exact_match_n"]:
         return "exact match of no lines"
     low, high = scores["exact_match_low"], scores["exact_match_high"]
@@ -158,7 +158,7 @@ def describe_exact_match(scores: Row) -> str:
 
 
 def describe_scores(scores: Row) -> str:
-    """Exact match with its interval, loss and token accuracy, in one line."""
+    """Return exact match with its interval, loss and token accuracy, in one line."""
     others = f"val loss {scores['val_loss']:.4f}  token accuracy {scores['token_accuracy']:.2%}"
     return f"{describe_exact_match(scores)}  {others}"
 

@@ -1,4 +1,4 @@
-"""What a person is told of their mistakes: a line each, with values that fit a line."""
+"""Errors that the user can mend, a line each, with values that fit a line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class UserError(Exception):
 
 
 def told_together(lines: Iterable[str], more: int = 0) -> UserError:
-    """One error for several mistakes, a line each, of which the first are told; and that there are so many more."""
+    """Return one error for several mistakes, a line each. Of many it tells the first, and how many more there are."""
     seen = list(dict.fromkeys(line for part in lines for line in part.splitlines()))
     untold = len(seen[MOST_TOLD:]) + more
     return UserError("\n".join([*seen[:MOST_TOLD], *([f"and {untold} more mistakes"] if untold else [])]))
@@ -29,7 +29,7 @@ class Mistakes:
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """A UserError inside is kept, and what comes after goes on."""
+        """Keep a UserError that is raised inside, and go on after it."""
         try:
             yield
         except UserError as error:
@@ -41,13 +41,13 @@ class Mistakes:
         return len(self._lines) > MOST_TOLD
 
     def tell(self) -> None:
-        """Raises UserError where there were mistakes."""
+        """Raise UserError if there were mistakes."""
         if self._lines:
             raise told_together(self._lines)
 
 
 def shortened(value: Any) -> str:
-    """`repr(value)`, less the middle of what is too long for a line."""
+    """Return `repr(value)` without the middle of what is too long for a line."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = 80
     short.maxlist = short.maxdict = short.maxtuple = 8
@@ -57,5 +57,5 @@ def shortened(value: Any) -> str:
 
 
 def named(name: str, longest: int = 80) -> str:
-    """A name as it can be printed: as it is, or quoted and shortened where it is no usual one."""
+    """Return a name as it can be printed: as it is, or quoted and shortened if it is unusual."""
     return name if name.isprintable() and 0 < len(name) <= longest else shortened(name)

@@ -1,4 +1,4 @@
-"""Text that may be shown: without control characters, in lines that are not too long."""
+"""Makes text safe to show: no control characters, no lines that are too long."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ JOINERS = "\u200c\u200d"  # of this kind, but scripts and emoji are written with
 
 
 def printable(text: str, keep: str = "") -> str:
-    """`text` with a backslash escape for each character that acts on a terminal or cannot be seen: ESC, a newline, what
-    turns the direction of text, half a character. Those in `keep` stay.
+    """Return `text` with a backslash escape for each character that acts on a terminal or cannot be seen.
+
+    Such are ESC, a newline, what turns the direction of text, half a character. Those in `keep` stay.
     """
     if text.isprintable():
         return text
@@ -25,7 +26,7 @@ def _escaped(character: str) -> str:
 
 
 def cut(text: str, longest: int = LONGEST) -> str:
-    """`text` in at most `longest` characters, less its middle where it has more."""
+    """Return `text` in at most `longest` characters, without its middle if it has more."""
     if len(text) <= longest:
         return text
     half = (longest - 5) // 2
@@ -33,5 +34,5 @@ def cut(text: str, longest: int = LONGEST) -> str:
 
 
 def line(text: str) -> str:
-    """`text` as one line that may be shown."""
+    """Return `text` as one line that may be shown."""
     return cut(printable(text))

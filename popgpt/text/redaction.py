@@ -1,4 +1,4 @@
-"""What may be shown and kept of an address or of a text: everything but the secrets in it."""
+"""Removes the secrets from addresses and texts before they are shown or kept."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ PAIR = re.compile(rf"([?&][^=&\s]*(?:{NAMES})[^=&\s]*=)[^&\s]+", re.IGNORECASE) 
 
 
 def is_web(uri: str) -> bool:
-    """Whether `uri` is a web address."""
+    """Return whether `uri` is a web address."""
     return uri.lower().startswith(("http://", "https://"))
 
 
 def secrets(uri: str) -> list[str]:
-    """The secrets in an address, as they stand there: a password, a web address's user without one, a key or token."""
+    """Return the secrets as an address has them: a password, a web address's user without one, a key or token."""
     return [uri[start:end] for start, end in _places(uri)]
 
 
-def shown(uri: str) -> str:
-    """`uri` with `***` for each secret: what is printed and kept."""
+def redact_uri(uri: str) -> str:
+    """Return `uri` with `***` for each secret, as it is printed and kept."""
     for start, end in reversed(list(_places(uri))):
         uri = uri[:start] + HIDDEN + uri[end:]
     return uri
 
 
 def without_secrets(uri: str) -> str:
-    """An address, maybe one that was `shown`, without user and password and without what else is secret.
+    """Return an address, or a redacted one, without user and password and without what else is secret.
 
     A database's user stays: the password may come from elsewhere (PGPASSWORD, ~/.pgpass).
     """
-    uri = shown(uri)
+    uri = redact_uri(uri)
     scheme, mark, rest = uri.partition("://")
     rest = re.sub(r"^[^/?#@]*@", "", rest) if is_web(uri) else rest.replace(f":{HIDDEN}@", "@", 1)
     rest = re.sub(r"#" + re.escape(HIDDEN), "", rest)
@@ -61,15 +61,15 @@ def without_secrets(uri: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """`text` without the secrets of this process's environment, and without those of addresses that stand in it."""
+    """Return `text` without the secrets of this process's environment and those of addresses in the text."""
     for secret in sorted(known(os.environ), key=len, reverse=True):
         inside = "" if len(secret) >= SHORTEST else r"(?<!\w)"
         text = re.sub(inside + re.escape(secret) + inside.replace("<", ""), HIDDEN, text)
-    return PAIR.sub(rf"\1{HIDDEN}", ADDRESS.sub(lambda found: shown(found[0]), text))
+    return PAIR.sub(rf"\1{HIDDEN}", ADDRESS.sub(lambda found: redact_uri(found[0]), text))
 
 
 def known(environment: Mapping[str, str]) -> set[str]:
-    """The secrets of an environment, in each form in which a library may quote them."""
+    """Return the secrets of an environment, in each form in which a library may quote them."""
     found = {environment[name] for name in VARIABLES if name in environment}
     for value in environment.values():
         if "://" in value:
@@ -81,14 +81,14 @@ def known(environment: Mapping[str, str]) -> set[str]:
 
 
 def one_line(text: str, longest: int = 160) -> str:
-    """`text` as a message quotes it: its first line, without secrets and control characters, cut where it is long."""
+    """Return the first line of `text` as a message quotes it, without secrets and control characters, cut if long."""
     first = next((line.strip() for line in redacted(text).splitlines() if line.strip()), "")
     line = printable(first)
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 def _places(uri: str) -> Iterator[tuple[int, int]]:
-    """Where the secrets of an address stand, in order."""
+    """Yield where the secrets of an address start and end, in order."""
     web = is_web(uri)
     user = (WEB if web else OTHER).match(uri)
     start = 0

@@ -1,4 +1,4 @@
-"""What a service's error means to the one who asked."""
+"""What a service's error means: whether asking again is in vain, and its cause in one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGES = {
 
 
 def failure(error: Exception) -> dict[str, Any]:
-    """`error`: what went wrong. `refused`: whether asking again is in vain. `answered`: whether a service said so."""
+    """Return what went wrong (error), whether asking again is in vain (refused) and a service said so (answered)."""
     return {
         "error": brief(error),
         "refused": isinstance(error, REFUSALS) or getattr(error, "error_code", None) in CODES,
@@ -30,14 +30,14 @@ def failure(error: Exception) -> dict[str, Any]:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, what it came from, and so on to the root."""
+    """Yield an error, its cause, and so on to the root."""
     while error:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def brief(error: BaseException) -> str:
-    """What went wrong at the root, in one short line without secrets."""
+    """Return what went wrong at the root, in one short line without secrets."""
     *_, root = chain(error)
     missing = root.name if isinstance(root, ModuleNotFoundError) else None
     if missing:

@@ -1,19 +1,22 @@
-"""Which run a run is at the services, and what of that its folder keeps."""
+"""Which run a run is at the services, what tracking.json keeps of that, and its rows as values to record."""
 
 from __future__ import annotations
 
 import json
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
+from popgpt.metrics.row import Row
 from popgpt.storage.folder import Folder, json_bytes
-from popgpt.text.redaction import shown
+from popgpt.text.redaction import redact_uri
 
 FILE = "tracking.json"
 METRICS = "metrics.jsonl"
@@ -26,8 +29,8 @@ Value = list[Any]
 
 Id = Annotated[str, Field(pattern=r"^[\w-]{1,128}$")]
 Status = Annotated[str, Field(pattern="^(completed|stopped|failed|interrupted)$")]
-Kind = Annotated[str, Field(pattern="^(metrics|tags|artifact|mark)$")]
-Unsent = Annotated[list[tuple[Kind, list[Any]]], BeforeValidator(lambda kept: kept if isinstance(kept, list) else [])]
+Kind = Annotated[str, Field(pattern="^(log_metrics|set_status|log_artifact)$")]
+Unsent = dict[str, list[tuple[Kind, list[Any]]]]
 
 
 @dataclass
@@ -37,7 +40,7 @@ class Identity:
     Every service gets the token with the run, so that a run whose id was lost is found again.
     """
 
-    uri: str  # as `redaction.shown` has it: a password is in the environment alone
+    uri: str  # as `redact_uri` has it: a password is in the environment alone
     experiment: str
     name: str
     params: dict[str, str] = field(default_factory=dict)
@@ -47,15 +50,15 @@ class Identity:
     parent: Id | None = None  # the parent's id in MLflow
     token: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] = field(default_factory=lambda: uuid.uuid4().hex)
     begun: Annotated[int, Field(ge=0, le=2**50)] = field(default_factory=lambda: int(time.time() * 1000))  # ms, of 1970
-    ids: dict[str, Id] = field(default_factory=dict)  # by service
+    ids: dict[str, Id] = field(default_factory=dict)  # by tracker
     status: Status | None = None  # how it ended; None while it runs
-    unsent: Unsent = field(default_factory=list)  # what W&B is still to be told
+    unsent: Unsent = field(default_factory=dict)  # operations by tracker, of those that do not backfill
 
     def values(self, rows: Iterable[Mapping[str, Any]]) -> list[Value]:
-        """The numbers of each row at its `iteration`; what is no number is left out.
+        """Return the numbers of each row at its `iteration`; what is no number is left out.
 
-        Their time is the run's begin plus the row's `train_seconds`, so a row makes the same values whoever sends it,
-        and MLflow keeps a value that is sent twice once.
+        Their time is the run's begin plus the row's `train_seconds`, so a row makes the same values whichever process
+        sends it, and MLflow keeps a value that is sent twice once.
         """
         return [
             [name, value, self.begun + round(1000 * (row.get("train_seconds") or 0)), row["iteration"]]
@@ -63,9 +66,11 @@ class Identity:
             for name, value in flat_metrics(row).items()
         ]
 
-    def final(self, scores: Mapping[str, Any], split: str = "val") -> list[Value]:
-        """The numbers that a run ended with, at their `iteration`, or 0 where they have none. A name means one split:
-        `final_exact_match` is of val, `test_exact_match` of test, where `val_loss` is `test_loss`.
+    def final_values(self, scores: Mapping[str, Any], split: str = "val") -> list[Value]:
+        """Return the numbers that a run ended with, at their `iteration`, or at 0 if they have none.
+
+        A name means one split: `final_exact_match` is of val, `test_exact_match` of test, where `val_loss` is
+        `test_loss`.
         """
         values = self.values([{"iteration": 0, **scores}])
         if split == "val":
@@ -73,13 +78,31 @@ class Identity:
         return [[f"{split}_{name.removeprefix('val_')}", *rest] for name, *rest in values]
 
 
+_writing = threading.Lock()
+
+
+@dataclass(eq=False)
+class TrackingFile:
+    """The tracking.json of a run that is being recorded. Every tracker's thread writes it."""
+
+    identity: Identity
+    folder: Folder | None = None
+    parent: TrackingFile | None = None
+
+    def save(self) -> None:
+        """Write the file; a folder that is gone or full is no reason to stop."""
+        if self.folder:
+            with _writing, suppress(OSError):
+                write(self.folder, self.identity)
+
+
 def read(folder: Folder) -> Identity | None:
-    """The identity kept in a folder; None where there is none, or what is there is none."""
+    """Return the identity that a folder keeps; None if there is no tracking.json, or no valid one."""
     try:
         found = _schema().validate_json(folder.read(FILE), strict=True)
     except (OSError, ValueError):
         return None
-    found.uri = shown(found.uri)  # an object before 0.1.0 may hold a password
+    found.uri = redact_uri(found.uri)  # an object before 0.1.0 may hold a password
     return found
 
 
@@ -89,14 +112,15 @@ def _schema() -> TypeAdapter[Identity]:
 
 
 def write(folder: Folder, identity: Identity) -> None:
-    """Replace the identity in a folder, on disk when this returns. Raises OSError."""
+    """Replace a folder's tracking.json; it is on disk when this returns. Raises OSError."""
     folder.make()
     folder.write(FILE, json_bytes(asdict(identity)))
 
 
-def rows(folder: Folder, before: int | None = None) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, those of iterations under `before`; a line that is none is left out, as one that was
-    cut off.
+def read_rows(folder: Folder, before: int | None = None) -> list[Row]:
+    """Return the rows of metrics.jsonl of iterations under `before`.
+
+    A line that is no row, such as one that was cut off, is left out.
     """
     try:
         content = folder.read_lines(METRICS)
@@ -116,7 +140,7 @@ def rows(folder: Folder, before: int | None = None) -> list[dict[str, Any]]:
 
 
 def flat_metrics(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a row under names that MLflow takes; the exact match of each operation as `exact_match/add`."""
+    """Return the numbers of a row by names that MLflow takes; exact match by operation is `exact_match/add`."""
     flat = {_name(key): float(value) for key, value in row.items() if _is_number(value) and key != "iteration"}
     by_operation = row.get("by_operation")
     for symbol, scores in by_operation.items() if isinstance(by_operation, Mapping) else ():
@@ -126,7 +150,7 @@ def flat_metrics(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _is_number(value: object) -> bool:
-    """Whether a double can hold it, infinities and NaN included."""
+    """Return whether a double can hold `value`, infinities and NaN included."""
     return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1023)
 
 
@@ -135,17 +159,17 @@ def _is_count(value: object) -> bool:
 
 
 def _is_time(value: object) -> bool:
-    """Whether it may be a row's `train_seconds`, which a row need not have."""
+    """Return whether `value` may be a row's `train_seconds`, which a row need not have."""
     return value is None or (_is_number(value) and 0 <= float(value) < 2**40)  # type: ignore[arg-type]
 
 
 def params_of(values: Mapping[str, Any]) -> dict[str, str]:
-    """Parameters as text, null included; what is too long for MLflow is cut."""
+    """Return parameters as text, null included; what is too long for MLflow is cut."""
     return _texts(values, LONGEST_PARAM)
 
 
 def tags_of(values: Mapping[str, Any] | None) -> dict[str, str]:
-    """Tags as text; None is left out."""
+    """Return tags as text; None is left out."""
     return _texts({key: value for key, value in (values or {}).items() if value is not None}, LONGEST_TAG)
 
 

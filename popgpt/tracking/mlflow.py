@@ -1,4 +1,4 @@
-"""What popgpt tells MLflow. Every call says only what MLflow does not have yet, so each may be made again."""
+"""Records runs with MLflow. Every call sends only what MLflow does not have yet, so each may be made again."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from pathlib import Path
 from popgpt.storage.folder import Folder
 from popgpt.storage.stores import StoreError
 from popgpt.text.errors import UserError
-from popgpt.text.redaction import one_line, shown
+from popgpt.text.redaction import one_line, redact_uri
 from popgpt.tracking.failure import failure
-from popgpt.tracking.identity import Identity, Value, rows
+from popgpt.tracking.identity import Identity, Value, read_rows
+from popgpt.tracking.tracker import Tracker
+from popgpt.tracking.uri import sqlite_path
 
 STATUSES = {
     "running": "RUNNING",
@@ -47,14 +49,8 @@ ENVIRONMENT = {
 }
 
 
-def sqlite_path(uri: str) -> Path | None:
-    """The file of an SQLite store, absolute; None for another kind of store, and for SQLite's own `file:` names."""
-    path = uri.partition("?")[0].removeprefix("sqlite:///")
-    return Path(path).absolute() if uri.startswith("sqlite:///") and path and not path.startswith("file:") else None
-
-
 def make_store(path: Path) -> None:
-    """Make an SQLite store, whole or not at all: MLflow can't open one whose making was cut short."""
+    """Create an SQLite store, whole or not at all: MLflow can't open one whose creation was cut short."""
     from mlflow import MlflowClient
 
     new = path.with_name(f".{path.name}.{os.getpid()}")
@@ -73,7 +69,7 @@ def make_store(path: Path) -> None:
 
 @dataclass
 class Known:
-    """What MLflow has of a run."""
+    """What MLflow has of a run, as far as it was asked."""
 
     status: str = "RUNNING"
     params: dict[str, str] = field(default_factory=dict)
@@ -83,9 +79,10 @@ class Known:
 
 
 @contextmanager
-def reaching(uri: str, remedy: str = "") -> Iterator[None]:
-    """Raises ConnectionError, in one line, for what the client raises inside: of MLflow, of a database's driver, of a
-    store of artifacts. `remedy`: what to do about a refusal.
+def connection_errors(uri: str, remedy: str = "") -> Iterator[None]:
+    """Raise ConnectionError, in one line, for what the client raises inside.
+
+    That may be an error of MLflow, of a database's driver or of a store of artifacts. `remedy`: what to do about it.
     """
     try:
         yield
@@ -96,10 +93,10 @@ def reaching(uri: str, remedy: str = "") -> Iterator[None]:
             raise  # this machine's, or that of the run's own folder
         told = failure(error)
         what = "refuses" if told["answered"] else "does not answer"
-        raise ConnectionError(f"MLflow at {one_line(shown(uri))} {what} ({told['error']}){remedy}") from None
+        raise ConnectionError(f"MLflow at {one_line(redact_uri(uri))} {what} ({told['error']}){remedy}") from None
 
 
-class Mlflow:
+class Mlflow(Tracker):
     """A connection to MLflow. Every method raises what the client raises, and can be called again then."""
 
     def __init__(self, uri: str) -> None:
@@ -121,10 +118,8 @@ class Mlflow:
         self._client = MlflowClient(uri)
         self._runs: dict[str, Known] = {}
 
-    # What a run's process says, by the names of `sender.Operation`
-
     def start(self, run: Identity, folder: str | None, again: bool) -> str:
-        """Begin or go on with a run. Returns its id. `again`: it may be there already."""
+        """Start or resume a run. Returns its id. `again`: MLflow may have it already."""
         run_id = self.find(run) if again else None
         if run_id is None:
             run_id = self.create(run)
@@ -132,34 +127,30 @@ class Mlflow:
         self._become(run_id, "running")
         return run_id
 
-    def earlier(self, run: Identity, folder: str, before: int | None) -> None:
-        """Send what metrics.jsonl holds of iterations under `before`, what earlier processes logged."""
-        self.log(run.ids["mlflow"], run.values(rows(Folder(folder), before)))
+    def backfill(self, run: Identity, folder: str, before: int | None) -> None:
+        """Send what MLflow lacks of the rows in metrics.jsonl of iterations under `before`."""
+        self.log_missing(run.ids["mlflow"], run.values(read_rows(Folder(folder), before)))
 
-    def metrics(self, run: Identity, values: Sequence[Value]) -> None:
-        self.log(run.ids["mlflow"], values)
+    def log_metrics(self, run: Identity, values: Sequence[Value]) -> None:
+        self.log_missing(run.ids["mlflow"], values)
 
-    def tags(self, run: Identity, tags: Mapping[str, str]) -> None:
-        self.describe(run.ids["mlflow"], {}, tags)
-
-    def mark(self, run: Identity, status: str) -> None:
-        """Say that a run is running, or paused: held by a scheduler until it goes on."""
+    def set_status(self, run: Identity, status: str) -> None:
         self._become(run.ids["mlflow"], status)
 
-    def artifact(self, run: Identity, path: str, folder: str | None) -> None:
-        self.store(run.ids["mlflow"], Path(path), folder)
+    def log_artifact(self, run: Identity, path: str, folder: str | None) -> None:
+        self.upload(run.ids["mlflow"], Path(path), folder)
 
     def finish(
         self, run: Identity, status: str, values: Sequence[Value], tags: Mapping[str, str], params: Mapping[str, str]
     ) -> None:
-        self.log(run.ids["mlflow"], values)
-        self.adopt(run.ids["mlflow"], params)
+        self.log_missing(run.ids["mlflow"], values)
+        self.set_winner_params(run.ids["mlflow"], params)
         self.end(run.ids["mlflow"], status, tags)
 
-    # What they are made of
+    # What these are made of, and `sync` calls
 
     def find(self, run: Identity) -> str | None:
-        """The id of the run as MLflow has it: by its id, or else by its token."""
+        """Find a run by its id, or else by its token. Returns its id."""
         from mlflow.exceptions import MlflowException
 
         run_id = run.ids.get("mlflow")
@@ -177,7 +168,7 @@ class Mlflow:
         return str(found[0].info.run_id) if found else None
 
     def create(self, run: Identity) -> str:
-        """Make the run, without parameters yet. Returns its id."""
+        """Create a run, without parameters yet. Returns its id."""
         tags = {TOKEN: run.token, "mlflow.source.name": "popgpt", "mlflow.source.type": "LOCAL"}
         with suppress(OSError, KeyError):
             tags["mlflow.user"] = getpass.getuser()
@@ -189,7 +180,7 @@ class Mlflow:
         return run_id
 
     def known(self, run_id: str) -> Known:
-        """What MLflow has of a run."""
+        """Return what MLflow has of a run."""
         if run_id not in self._runs:
             seen = self._client.get_run(run_id)
             data = seen.data
@@ -197,7 +188,7 @@ class Mlflow:
         return self._runs[run_id]
 
     def steps(self, run_id: str) -> dict[str, set[int]]:
-        """The steps at which MLflow has a value, by metric."""
+        """Return the steps at which MLflow has a value, by metric."""
         known = self.known(run_id)
         if known.steps is None:
             history = self._client.get_metric_history
@@ -205,14 +196,14 @@ class Mlflow:
         return known.steps
 
     def missing(self, run_id: str, values: Sequence[Value]) -> list[Value]:
-        """Those of `values` whose metric has nothing at their step; the first of several at one step."""
+        """Return those of `values` whose metric has nothing at their step; of several at one step, the first."""
         first: dict[tuple[str, int], Value] = {}
         for value in values:
             first.setdefault((value[0], value[3]), value)
         steps = self.steps(run_id)
         return [value for (name, step), value in first.items() if step not in steps.get(name, ())]
 
-    def log(self, run_id: str, values: Sequence[Value]) -> int:
+    def log_missing(self, run_id: str, values: Sequence[Value]) -> int:
         """Send those of `values` that MLflow does not have. Returns how many they were."""
         from mlflow.entities import Metric
 
@@ -240,7 +231,7 @@ class Mlflow:
             known.tags |= others
         return [*new, *changed]
 
-    def store(self, run_id: str, path: Path, folder: str | None = None) -> list[str]:
+    def upload(self, run_id: str, path: Path, folder: str | None = None) -> list[str]:
         """Send a file, or a folder's files, where MLflow has not that content. Returns the names of what was sent."""
         if not path.exists():
             raise FileNotFoundError(2, "No such file", str(path))
@@ -257,8 +248,8 @@ class Mlflow:
                 sent.append(name)
         return sent
 
-    def adopt(self, run_id: str, params: Mapping[str, str]) -> list[str]:
-        """Give a sweep's parent its winner's parameters. Returns the names of what MLflow did not have.
+    def set_winner_params(self, run_id: str, params: Mapping[str, str]) -> list[str]:
+        """Give a sweep's parent run its winner's parameters. Returns the names of what MLflow did not have.
 
         MLflow never changes a parameter. Where the sweep went on and another trial won, those that differ are tags,
         `winner/<name>`, and the run's description says so.
@@ -271,11 +262,10 @@ class Mlflow:
         return self.describe(run_id, params, {NOTE: STALE, **{f"winner/{k}": v for k, v in (once | others).items()}})
 
     def end(self, run_id: str, status: str, tags: Mapping[str, str], at: int | None = None) -> bool:
-        """Say how the run ended: completed, stopped, failed or interrupted. Whether MLflow did not have that.
+        """Set how the run ended: completed, stopped, failed or interrupted. Returns whether MLflow did not have that.
 
-        It ended when it had trained as many seconds as MLflow has of it, so that its duration is its own: not that
-        of a pause, nor of the time until somebody tells MLflow. What trains nothing ended `at` (ms since 1970), now
-        where that is not said.
+        The end is the start plus the seconds that the run trained, so its duration counts neither a pause nor the time
+        until MLflow is told. What trains nothing ended `at` (ms since 1970), by default now.
         """
         changed = self.describe(run_id, {}, {"status": status, **tags})
         run = self._client.get_run(run_id)
@@ -296,8 +286,9 @@ class Mlflow:
             self.known(run_id).status = STATUSES[status]
 
     def _experiment(self, run: Identity) -> str:
-        """The experiment's id, made or restored if need be. Artifacts of an SQLite store lie beside it, whatever
-        process logs them.
+        """Return the id of the run's experiment, which is created or restored if need be.
+
+        Artifacts of an SQLite store lie beside it, whichever process logs them.
         """
         from mlflow.exceptions import MlflowException
 

@@ -1,4 +1,4 @@
-"""What popgpt tells W&B, which keeps a copy of it in the run's folder and sends that by itself."""
+"""Records runs with W&B, which keeps a copy in the run's folder and sends that by itself."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 from popgpt.storage.folder import Folder
 from popgpt.tracking.identity import Identity, Value
+from popgpt.tracking.tracker import Tracker
 
 
-class Wandb:
-    """A connection to W&B. Its methods are named as `sender.Operation` has it, and raise what the client raises."""
+class Wandb(Tracker):
+    """A connection to W&B."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "") -> None:
         """Connect. Raises ImportError without wandb, or without a key and not offline; a key is never asked for."""
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
@@ -25,7 +26,7 @@ class Wandb:
         self._runs: dict[str, Any] = {}
 
     def start(self, run: Identity, folder: str | None, again: bool) -> str:
-        """Begin or go on with a run; its files go to `folder`, where that is on this machine. Returns its id."""
+        """Start or resume a run; W&B's files go to `folder`, if that is on this machine. Returns its id."""
         place = Folder(folder) if folder else None
         if place:
             place.make()
@@ -45,20 +46,17 @@ class Wandb:
         self._runs[run.token] = started
         return str(started.id)
 
-    def metrics(self, run: Identity, values: Sequence[Value]) -> None:
+    def log_metrics(self, run: Identity, values: Sequence[Value]) -> None:
         found: dict[int, dict[str, float]] = {}
         for name, value, _, iteration in values:
             found.setdefault(iteration, {"iteration": iteration})[name] = value
         for row in found.values():
             self._run(run).log(row)
 
-    def tags(self, run: Identity, tags: Mapping[str, str]) -> None:
-        self._run(run).config.update(dict(tags), allow_val_change=True)
+    def set_status(self, run: Identity, status: str) -> None:
+        self._update_config(run, {"status": status})
 
-    def mark(self, run: Identity, status: str) -> None:
-        self.tags(run, {"status": status})
-
-    def artifact(self, run: Identity, path: str, folder: str | None) -> None:
+    def log_artifact(self, run: Identity, path: str, folder: str | None) -> None:
         root = Path(path)
         for file in [root] if root.is_file() else [f for f in root.rglob("*") if f.is_file()]:
             self._run(run).save(str(file), base_path=str(root.parent), policy="now")
@@ -66,12 +64,15 @@ class Wandb:
     def finish(
         self, run: Identity, status: str, values: Sequence[Value], tags: Mapping[str, str], params: Mapping[str, str]
     ) -> None:
-        self.metrics(run, values)
-        self.tags(run, {**params, "status": status, **tags})
+        self.log_metrics(run, values)
+        self._update_config(run, {**params, "status": status, **tags})
         self._run(run).finish(exit_code=int(status not in ("completed", "stopped")))
 
+    def _update_config(self, run: Identity, values: Mapping[str, str]) -> None:
+        self._run(run).config.update(dict(values), allow_val_change=True)
+
     def _run(self, run: Identity) -> Any:
-        """The run as begun by this process."""
+        """Return W&B's run, which this process has started."""
         if run.token not in self._runs:
-            raise KeyError("the run was not begun")
+            raise KeyError("the run was not started")
         return self._runs[run.token]

@@ -1,4 +1,4 @@
-"""The complete state of a run in one file: checksummed, replaced atomically, safe to load."""
+"""Checkpoints: the complete state of a run in one file, checksummed, replaced atomically, safe to load."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from popgpt.config import Config, make_config
+from popgpt.data.dataset import Dataset, dataset_path, open_dataset
 from popgpt.lines.vocabulary import Vocabulary
 from popgpt.model.gpt import GPT
 from popgpt.storage.folder import Folder
 from popgpt.text.errors import UserError, shortened
-from popgpt.training import contents
-from popgpt.training.folder import BEST, SWEEP, state_name, state_names, why
+from popgpt.training.folder import BEST, SWEEP, describe_error, state_name, state_names
+from popgpt.training.state_check import check_state
 
 FORMAT = 1
 SEAL = b"popgpt/sha256:"
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def seal(state: dict[str, Any]) -> bytes:
-    """torch.save's bytes followed by their SHA-256; torch.load reads them as they are."""
+    """Return torch.save's bytes of a state followed by their SHA-256; torch.load reads them as they are."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
     content = buffer.getvalue()
@@ -32,7 +33,7 @@ def seal(state: dict[str, Any]) -> bytes:
 
 
 def unseal(sealed: bytes, name: str) -> dict[str, Any]:
-    """What `seal` was given. Raises UserError where a byte is missing or altered, or the content is not plain data."""
+    """Return the state that `seal` was given. Raises UserError if a byte is altered or the content is not plain."""
     size = len(sealed) - len(SEAL) - 32
     content, mark, digest = sealed[: max(size, 0)], sealed[max(size, 0) : -32], sealed[-32:]
     if mark != SEAL or hashlib.sha256(content).digest() != digest:
@@ -47,24 +48,24 @@ def unseal(sealed: bytes, name: str) -> dict[str, Any]:
 
 
 def load(folder: Folder, name: str) -> dict[str, Any]:
-    """The state in a file, which holds what a run's does. Raises UserError."""
+    """Load the state in a file. Raises UserError if it is not the whole state of a run."""
     try:
         found = unseal(folder.read(name), folder.at(name))
     except OSError as error:
-        raise UserError(f"{folder.at(name)}: {why(error)}") from None
-    contents.check(found, folder.at(name))
+        raise UserError(f"{folder.at(name)}: {describe_error(error)}") from None
+    check_state(found, folder.at(name))
     return found
 
 
 def save(state: dict[str, Any], folder: Folder) -> None:
-    """Write a state."""
+    """Write a state to its file in a run's folder."""
     folder.write(state_name(state["iteration"]), seal(state))
 
 
 def load_latest(folder: Folder) -> dict[str, Any] | None:
-    """The newest whole state in a run's folder; None where there is none at all. What is torn is named and passed over.
+    """Load the newest whole state in a run's folder; None if there is none at all. Warns of torn ones, and skips them.
 
-    Raises UserError where there are states and none of them is whole.
+    Raises UserError if there are states and none of them is whole.
     """
     complaints = []
     for name in [*state_names(folder), *({BEST} & folder.names())]:
@@ -82,9 +83,7 @@ def load_latest(folder: Folder) -> dict[str, Any] | None:
 
 
 def load_best(where: str | Path) -> dict[str, Any]:
-    """The state of a run's folder (its ckpt.pt), of a sweep's (that of its winner) or of a checkpoint file, by path or
-    URI. Raises UserError.
-    """
+    """Load ckpt.pt of a run's folder or of a sweep's winner, or a checkpoint file, by path or URI. Raises UserError."""
     folder = Folder(where)
     try:
         if folder.is_file():
@@ -100,12 +99,12 @@ def load_best(where: str | Path) -> dict[str, Any]:
         if BEST not in folder.names():
             raise UserError(f"{where}: holds no {BEST}; is it the folder of a run?")
     except OSError as error:
-        raise UserError(f"{where}: {why(error)}") from None
+        raise UserError(f"{where}: {describe_error(error)}") from None
     return load(folder, BEST)
 
 
 def open_model(path: str | Path, device: torch.device) -> tuple[GPT, dict[str, Any]]:
-    """The model of a run's folder (its ckpt.pt) or of a checkpoint file, ready to use, and the whole state."""
+    """Return the model that `load_best` finds, ready to use, and the whole state."""
     state = load_best(path)
     config = make_config(state["config"], str(path))
     model = GPT(config, len(Vocabulary(state["vocabulary"])))
@@ -114,5 +113,20 @@ def open_model(path: str | Path, device: torch.device) -> tuple[GPT, dict[str, A
 
 
 def config_of(state: dict[str, Any]) -> Config:
-    """The config that a state was trained with."""
+    """Return the config that a state was trained with."""
     return make_config(state["config"], "checkpoint")
+
+
+def open_dataset_of(state: dict[str, Any], data_dir: str | None = None) -> Dataset:
+    """Open the dataset that a state was trained on. Raises UserError if it is gone or another.
+
+    data_dir: the folder of the datasets, if it has moved.
+    """
+    path = dataset_path(config_of(state).model_copy(update={"data_dir": data_dir} if data_dir else {}))
+    dataset = open_dataset(path)
+    if dataset.meta.fingerprint != state["fingerprint"]:
+        raise UserError(
+            f"the dataset in {path} is not the one this run was trained on "
+            f"(fingerprint {dataset.meta.fingerprint[:12]}, should be {state['fingerprint'][:12]})"
+        )
+    return dataset

@@ -1,10 +1,10 @@
-"""Scores: generated exact match with its interval, teacher-forced loss and token accuracy."""
+"""Scores of a model on a split or a file: generated exact match, teacher-forced loss and token accuracy."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from popgpt.config import Config
-from popgpt.data.batches import IGNORE_INDEX, Batch, make_rows
-from popgpt.data.dataset import Dataset
+from popgpt.data.batches import IGNORE_INDEX, Batch, Rows, line_room, make_rows
+from popgpt.data.dataset import Dataset, Split
+from popgpt.data.meta import Meta
 from popgpt.lines.text import kind_of, split_line
 from popgpt.lines.vocabulary import Vocabulary
 from popgpt.metrics.metric import METRICS, Sums
@@ -26,7 +27,7 @@ Z95 = 1.959963984540054
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
-    """95% interval of a proportion (Wilson 1927). (0, 1) where nothing was counted."""
+    """Return the 95% interval of a proportion (Wilson 1927), (0, 1) if nothing was counted."""
     if n == 0:
         return 0.0, 1.0
     p, z2 = successes / n, Z95 * Z95
@@ -40,7 +41,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 def batch_loss(
     model: Callable[..., Tensor], batch: Batch, config: Config, device: torch.device, row_keys: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(sum of the loss over unmasked targets, number of them predicted right), both scalars.
+    """Return the sum of the loss over unmasked targets and the number of them predicted right, both scalars.
 
     Nothing is divided here: sums over rows, micro-steps and workers add up, and are divided once.
     """
@@ -61,9 +62,9 @@ def batch_loss(
 def answer_lines(
     model: GPT, vocabulary: Vocabulary, separator: str, lines: Sequence[str]
 ) -> tuple[list[str], list[bool]]:
-    """What the model answers to each line's prompt, greedily, and whether it is the line's answer to the character.
+    """Return the model's greedy answer to each line's prompt, and whether it is the line's answer to the character.
 
-    A prompt that block_size cannot hold is answered with nothing, and wrong.
+    A prompt that block_size cannot hold gets an empty answer, which counts as wrong.
     """
     asked = [prompt + separator for prompt, _ in (split_line(line, separator) for line in lines)]
     room = model.config.block_size
@@ -76,7 +77,7 @@ def answer_lines(
 
 
 def count_exact(lines: Sequence[str], right: Sequence[bool], separator: str, symbols: str) -> np.ndarray:
-    """int64 [1 + len(symbols), 2]: (right, asked) in total and by operation."""
+    """Return int64 [1 + len(symbols), 2]: right lines and all lines, in total and by operation."""
     counts = np.zeros((1 + len(symbols), 2), dtype=np.int64)
     for line, hit in zip(lines, right, strict=True):
         counts[0] += (hit, 1)
@@ -87,7 +88,7 @@ def count_exact(lines: Sequence[str], right: Sequence[bool], separator: str, sym
 
 
 def exact_match_metrics(counts: np.ndarray, symbols: str) -> dict[str, Any]:
-    """Named scores out of count_exact's counts."""
+    """Return the scores that `count_exact`'s counts make, by name."""
     right, asked = (int(count) for count in counts[0])
     low, high = wilson(right, asked)
     by_operation = {}
@@ -104,33 +105,47 @@ def exact_match_metrics(counts: np.ndarray, symbols: str) -> dict[str, Any]:
     }
 
 
-@torch.inference_mode()
-def evaluate(model: GPT, dataset: Dataset, split: str, config: Config, world: World) -> dict[str, Any]:
-    """Scores on a split, shared between the workers; every worker returns the same.
+class EvaluationSplit(NamedTuple):
+    """A worker's share of what an evaluation reads of a split: opened and packed once, read by every evaluation."""
 
-    Reads at most eval_iters batches of batch_size rows for the loss, and that part of the lines for exact match.
+    name: str
+    config: Config
+    meta: Meta
+    rows: Rows
+    numbers: range  # of this worker's rows
+    lines: list[str]  # this worker's
+
+
+def open_split(config: Config, dataset: Dataset, name: str, world: World, whole: bool = False) -> EvaluationSplit:
+    """Open what evaluations read of a split, by default what eval_iters allows.
+
+    That is at most eval_iters batches of batch_size rows for the loss, and the same part of the lines for exact match.
     """
+    split = dataset.split(name)
+    rows = make_rows(config, dataset, name, seed=0)
+    used = rows.rows_per_epoch if whole else min(rows.rows_per_epoch, config.eval_iters * config.batch_size)
+    mine = world.share(len(split) * used // rows.rows_per_epoch)
+    return EvaluationSplit(name, config, dataset.meta, rows, world.share(used), split.lines(mine.start, mine.stop))
+
+
+@torch.inference_mode()
+def evaluate(model: GPT, split: EvaluationSplit, world: World) -> dict[str, Any]:
+    """Return the scores of a model on a split. Every worker scores its share, and returns the scores of all."""
     model.eval()
-    rows = make_rows(config, dataset, split, seed=0)
-    used = min(rows.rows_per_epoch, config.eval_iters * config.batch_size)
-    share = world.share(used)
+    config, meta = split.config, split.meta
     loss, correct, targets = 0.0, 0, 0
-    for start in range(share.start, share.stop, config.batch_size):
-        batch = rows.at(np.arange(start, min(start + config.batch_size, share.stop)))
+    for start in range(split.numbers.start, split.numbers.stop, config.batch_size):
+        batch = split.rows.at(np.arange(start, min(start + config.batch_size, split.numbers.stop)))
         batch_sum, batch_correct = batch_loss(model, batch, config, world.device)
         loss += float(batch_sum)
         correct += int(batch_correct)
         targets += int((batch.targets != IGNORE_INDEX).sum())
-    meta = dataset.meta
-    lines_used = len(dataset.split(split)) * used // rows.rows_per_epoch
-    mine = world.share(lines_used)
-    lines = dataset.split(split).lines(mine.start, mine.stop)
-    _, right = answer_lines(model, meta.vocabulary, meta.separator, lines)
-    counts = count_exact(lines, right, meta.separator, meta.symbols)
+    _, right = answer_lines(model, meta.vocabulary, meta.separator, split.lines)
+    counts = count_exact(split.lines, right, meta.separator, meta.symbols)
     loss, correct_sum, targets_sum, *flat = world.sum([loss, correct, targets, *counts.flatten()])
     model.train()
     if not targets_sum:
-        raise UserError(f"mask_before_token={config.mask_before_token!r} leaves no character of {split} to learn")
+        raise UserError(f"mask_before_token={config.mask_before_token!r} leaves no character of {split.name} to learn")
     counts = np.array(flat, dtype=np.int64).reshape(counts.shape)
     sums = Sums(loss, targets_sum, correct_sum, *counts[0].tolist())
     return {
@@ -140,7 +155,25 @@ def evaluate(model: GPT, dataset: Dataset, split: str, config: Config, world: Wo
 
 
 def evaluate_split(model: GPT, dataset: Dataset, split: str) -> dict[str, Any]:
-    """Scores on the whole of a split, in this process."""
-    rows = make_rows(model.config, dataset, split, seed=0).rows_per_epoch
-    whole = model.config.model_copy(update={"eval_iters": rows})
-    return evaluate(model, dataset, split, whole, World(model.tokens.weight.device))
+    """Return the scores of a model on the whole of a split, in this process."""
+    world = World(model.tokens.weight.device)
+    return evaluate(model, open_split(model.config, dataset, split, world, whole=True), world)
+
+
+def evaluate_lines(model: GPT, state: dict[str, Any], lines: Sequence[str], train: Split) -> dict[str, Any]:
+    """Return exact match on given lines: on all, and on those whose prompt the training split does not hold.
+
+    Of the calculator, a prompt is held where a twin of it is: who has learned 1+2=3 has seen 2+1.
+    """
+    separator, symbols = state["separator"], state["symbols"]
+    _, right = answer_lines(model, Vocabulary(state["vocabulary"]), separator, lines)
+    seen = train.contains([split_line(line, separator)[0] for line in lines])
+    unseen = np.flatnonzero(~seen).tolist()
+    unseen_counts = count_exact([lines[i] for i in unseen], [right[i] for i in unseen], separator, symbols)
+    return {
+        **exact_match_metrics(count_exact(lines, right, separator, symbols), symbols),
+        "lines_too_long": sum(len(line) > line_room(model.config) for line in lines),
+        "seen_in_training": int(np.count_nonzero(seen)),
+        "seen_counts": "prompts and their twins" if train.meta.generator == "calculator" else "prompts",
+        "unseen": exact_match_metrics(unseen_counts, symbols),
+    }

@@ -1,4 +1,4 @@
-"""The files of a run: their names, what is in them, and whether the run there is the one that is asked for."""
+"""The files of a run's folder: their names and contents, locks, and whether the run there may be resumed."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ METRICS = "metrics.jsonl"
 RESULT = "result.json"
 ERROR = "error.txt"
 MARK = ".mark"
+SWEEP = "sweep.json"  # only in a sweep's folder
 DRIVER_LOCK = ".driver.lock"
 WRITER_LOCK = ".lock"
 SWEEP = "sweep.json"  # in the folder of a sweep, whose winner's run is in best/
@@ -36,23 +37,23 @@ STATE = re.compile(r"state-(\d{1,18})\.pt")
 
 
 def state_name(iteration: int) -> str:
-    """The file of the state after an iteration."""
+    """Return the name of the file of the state after an iteration."""
     return f"state-{iteration}.pt"
 
 
 def state_names(folder: Folder) -> list[str]:
-    """The files of the states that are there, newest first."""
+    """Return the names of the files of states, newest first."""
     names = [match for match in map(STATE.fullmatch, folder.names()) if match]
     return [match[0] for match in sorted(names, key=lambda match: -int(match[1]))]
 
 
 def last_state(folder: Folder) -> str | None:
-    """The newest file to go on from."""
+    """Return the name of the newest file to resume from; None if there is none."""
     return next(iter(state_names(folder)), BEST if BEST in folder.names() else None)
 
 
 def keep_state(folder: Folder, iteration: int, best: bool, before: int | None) -> None:
-    """Of the states, only that of `iteration` and that of `before` stay; `best` makes the first ckpt.pt too."""
+    """Remove all states but those of `iteration` and `before`; with `best`, ckpt.pt becomes that of `iteration`."""
     name = state_name(iteration)
     if best:
         folder.copy(name, BEST)
@@ -62,14 +63,14 @@ def keep_state(folder: Folder, iteration: int, best: bool, before: int | None) -
 
 
 def drop_states(folder: Folder, keep: int) -> None:
-    """Remove the states of a run that has ended but the newest `keep`; without a ckpt.pt the last one stays."""
+    """Remove all but the newest `keep` states of a run that has ended. Without a ckpt.pt the last one stays."""
     least = 0 if BEST in folder.names() else 1
     for name in state_names(folder)[max(keep, least) :]:
         folder.remove(name)
 
 
 def mark(folder: Folder) -> str:
-    """Leave a word in the folder that nothing else can know, and return it."""
+    """Write a random token into the folder, and return it."""
     token = uuid.uuid4().hex
     make(folder)
     folder.write(MARK, token.encode())
@@ -77,7 +78,7 @@ def mark(folder: Folder) -> str:
 
 
 def check_shared(folder: Folder, token: str, node: str) -> None:
-    """Raises UserError where the folder is not the one that was marked, but one of the same name on another node."""
+    """Raise UserError if the folder does not hold the token: it is one of the same name on another node."""
     deadline = time.monotonic() + PATIENCE_SECONDS  # a file server may be late
     while True:
         try:
@@ -97,10 +98,10 @@ def check_shared(folder: Folder, token: str, node: str) -> None:
 
 @contextmanager
 def claimed(folder: Folder, lock: str = WRITER_LOCK, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
-    """Hold a run's folder for this process. A store has no locks: there it is on trust.
+    """Hold a lock on a run's folder. In a store, which has no locks, this does nothing.
 
     Args:
-        patience: seconds to wait for a process that is about to end, as its driver was killed.
+        patience: seconds to wait for a process that holds it and may be about to end, as its driver was killed.
     Raises:
         UserError: another process holds it.
     """
@@ -122,8 +123,8 @@ def claimed(folder: Folder, lock: str = WRITER_LOCK, patience: float = PATIENCE_
 
 
 @contextmanager
-def told_of_store(folder: Folder) -> Iterator[None]:
-    """Turns a store's complaint into UserError."""
+def explain_store_errors(folder: Folder) -> Iterator[None]:
+    """Raise a StoreError of the run's folder as UserError."""
     try:
         yield
     except StoreError as error:
@@ -131,15 +132,15 @@ def told_of_store(folder: Folder) -> Iterator[None]:
 
 
 def make(folder: Folder) -> None:
-    """Make the run's folder. Raises UserError where it cannot be."""
+    """Create the run's folder. Raises UserError if that fails."""
     try:
         folder.make()
     except OSError as error:
-        raise UserError(f"out_dir={folder.where}: {why(error)}") from None
+        raise UserError(f"out_dir={folder.where}: {describe_error(error)}") from None
 
 
 def check_place(folder: Folder) -> None:
-    """Raises UserError where a run's folder can be neither made nor written, or another process trains in it.
+    """Raise UserError if a run's folder can't be created or written, or another process trains in it.
 
     It writes nothing; a store is not asked.
     """
@@ -154,22 +155,22 @@ def check_place(folder: Folder) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         locked = (path / DRIVER_LOCK).exists()
     except OSError as error:
-        raise UserError(f"out_dir={folder.where}: {why(error)}") from None
+        raise UserError(f"out_dir={folder.where}: {describe_error(error)}") from None
     if locked:
         with claimed(folder, DRIVER_LOCK, patience=0):
             pass
 
 
-def why(error: OSError) -> str:
-    """What a file system complains of, in one line."""
+def describe_error(error: OSError) -> str:
+    """Return what a file system complains of, in one line."""
     return error.strerror or str(error).splitlines()[0]
 
 
-def holds_unfinished(config: Config) -> bool:
-    """Whether out_dir holds this very run, not finished, with which the same command goes on.
+def is_resumable(config: Config) -> bool:
+    """Return whether out_dir holds this very run, unfinished, so that the same command resumes it.
 
-    A run is a function of its parameters, so to go on is to come to what starting anew would come to. Raises UserError
-    where out_dir holds a finished run or one of other parameters, unless init_from says to resume it.
+    A run is a function of its parameters, so resuming it ends as starting anew would. Raises UserError if out_dir holds
+    a finished run or one of other parameters, unless init_from says to resume it.
     """
     folder = Folder(config.out_dir)
     started = folder.names() & {CONFIG, RESULT} or last_state(folder)
@@ -192,7 +193,7 @@ def holds_unfinished(config: Config) -> bool:
 
 
 def read_config(folder: Folder) -> dict[str, Any]:
-    """The parameters of the run that is there; none where they can't be read."""
+    """Return the parameters of the run that is there; none if they can't be read."""
     try:
         return parse_yaml(folder.read(CONFIG), folder.at(CONFIG))
     except (FileNotFoundError, UserError):
@@ -200,14 +201,14 @@ def read_config(folder: Folder) -> dict[str, Any]:
 
 
 def write_config(config: Config) -> None:
-    """Write out_dir/config.yaml: every parameter, derived ones included."""
+    """Write every parameter, derived ones included, to out_dir/config.yaml."""
     folder = Folder(config.out_dir)
     make(folder)
     folder.write(CONFIG, dump_yaml(config.model_dump()).encode())
 
 
 def read_result(folder: Folder) -> dict[str, Any]:
-    """What result.json holds; nothing where it is not there or torn."""
+    """Return what result.json holds; nothing if it is missing or torn."""
     try:
         found = parse_json(folder.read(RESULT), RESULT)
     except (FileNotFoundError, UserError):
@@ -221,14 +222,14 @@ def write_result(folder: Folder, result: Mapping[str, Any]) -> None:
 
 
 def outcome(folder: Folder) -> list[str]:
-    """The files that say what a run was and found, as far as they are there."""
+    """Return the names of the files that say what a run was and found, as far as they exist."""
     names = folder.names()
     return [name for name in (CONFIG, RESULT, BEST) if name in names]
 
 
 @contextmanager
 def local_outcome(folder: Folder) -> Iterator[list[Path]]:
-    """Paths on this machine of those files, as far as they can be read, for as long as the context lasts."""
+    """Yield paths on this machine of the `outcome` files that can be read; they last as long as the context."""
     if folder.path:
         yield [folder.path / name for name in outcome(folder)]
         return
@@ -240,15 +241,15 @@ def local_outcome(folder: Folder) -> Iterator[list[Path]]:
 
 
 def metrics_line(row: Mapping[str, Any]) -> str:
-    """A logged iteration as metrics.jsonl has it; what is not finite is null."""
+    """Return a row as a line of metrics.jsonl; what is not finite is null."""
     plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
     return json.dumps(plain) + "\n"
 
 
 def read_metrics(folder: Folder) -> list[dict[str, Any]]:
-    """The logged rows, but for a last one that was cut off; none where there is no file.
+    """Return the logged rows without a last one that was cut off; none if there is no file.
 
-    Raises UserError, naming the line, where one is no row.
+    Raises UserError, naming the line, if a line is no row.
     """
     try:
         lines = split_lines(folder.read_lines(METRICS))
@@ -259,7 +260,7 @@ def read_metrics(folder: Folder) -> list[dict[str, Any]]:
 
 
 def parse_row(line: bytes, called: str) -> dict[str, Any]:
-    """A row from its line. Raises UserError."""
+    """Parse a row from its line. Raises UserError."""
     try:
         row: dict[str, Any] = parse_json(line, called)
     except UserError:

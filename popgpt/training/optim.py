@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ ALONE = World(torch.device("cpu"))
 
 
 def lr_at(iteration: int, config: Config) -> float:
-    """Learning rate of the step that follows `iteration` finished ones.
+    """Return the learning rate of the step that follows `iteration` finished ones.
 
     Linear over warmup_iters, cosine to min_lr at lr_decay_iters, min_lr after.
     """
@@ -56,14 +57,17 @@ class Muon(torch.optim.Optimizer):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"] * scale)
 
     def _directions(self, parameters: list[Tensor], momentum: float) -> Iterable[Tensor]:
-        """Each parameter's direction. A worker orthogonalizes its part of the matrices and gets the others'."""
+        """Return each parameter's direction. A worker computes those of its part and receives the others."""
         owners = self._world.owners([newton_schulz_cost(p) for p in parameters])
         return self._world.from_owners(
             (self._direction(p, momentum, owner) for p, owner in zip(parameters, owners, strict=True)), owners
         )
 
     def _direction(self, parameter: Tensor, momentum: float, owner: int) -> Tensor:
-        """The momentum moves on every worker, so that each holds the whole state; what it gives only on the owner."""
+        """Update a parameter's momentum, and return the direction that it gives; the owner alone computes that.
+
+        Every worker updates the momentum, so that each holds the whole state.
+        """
         assert parameter.grad is not None
         state = self.state[parameter]
         if not state:
@@ -75,7 +79,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
-    """[m, n] -> a matrix with its singular vectors and singular values near 1."""
+    """Return the matrix [m, n] that has the singular vectors of `matrix` and singular values near 1."""
     a, b, c = NEWTON_SCHULZ
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
@@ -87,37 +91,65 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 def newton_schulz_cost(matrix: Tensor) -> int:
-    """Multiplications of one of orthogonalize's steps, [m, n] -> a number."""
+    """Return how many multiplications one of orthogonalize's steps takes for a matrix [m, n]."""
     short, long = sorted(matrix.shape)
     return short * short * (2 * long + short)
 
 
-def layout(shapes: Mapping[str, Sequence[int]], optimizer: str) -> list[list[list[str]]]:
-    """The tensors of each group of each optimizer, by name: the blocks' matrices under `optimizer`, everything else
-    under AdamW, with the vectors, which do not decay, in a group of their own.
+class OptimizerKind(NamedTuple):
+    """How an optimizer is made of groups of parameters, and what a checkpoint holds of it."""
+
+    make: Callable[[list[list[nn.Parameter]], Config, World], torch.optim.Optimizer]
+    moments: tuple[str, ...]  # what it keeps of each tensor once it has taken a step
+    numbers: tuple[str, ...]  # its hyperparameters that are numbers
+
+
+def _make_adamw(groups: list[list[nn.Parameter]], config: Config, world: World) -> torch.optim.Optimizer:
+    """AdamW, whose last group does not decay."""
+    *decaying, vectors = groups
+    given = [*({"params": group, "weight_decay": config.weight_decay} for group in decaying)]
+    given.append({"params": vectors, "weight_decay": 0.0})
+    return torch.optim.AdamW(given, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+
+
+def _make_muon(groups: list[list[nn.Parameter]], config: Config, world: World) -> torch.optim.Optimizer:
+    (matrices,) = groups
+    return Muon(matrices, config.learning_rate, weight_decay=config.weight_decay, world=world)
+
+
+ADAMW = OptimizerKind(_make_adamw, ("step", "exp_avg", "exp_avg_sq"), ("lr", "eps", "weight_decay"))
+OPTIMIZERS = {
+    "muon": OptimizerKind(_make_muon, ("momentum",), ("lr", "momentum", "weight_decay")),
+    "adamw": ADAMW,
+}
+"""By the parameter `optimizer`: what steps the blocks' matrices. AdamW steps everything else."""
+
+
+def layout(shapes: Mapping[str, Sequence[int]], optimizer: str) -> list[tuple[OptimizerKind, list[list[str]]]]:
+    """Return each optimizer of a model with the names of the tensors in each of its groups.
+
+    The blocks' matrices are stepped by `optimizer`, everything else by AdamW, which has the vectors in a group of
+    their own.
     """
     matrices = [name for name, shape in shapes.items() if len(shape) == 2 and name.startswith("blocks.")]
     tables = [name for name, shape in shapes.items() if len(shape) == 2 and not name.startswith("blocks.")]
     vectors = [name for name, shape in shapes.items() if len(shape) < 2]
-    return [[matrices], [tables, vectors]] if optimizer == "muon" else [[tables + matrices, vectors]]
+    kind = OPTIMIZERS[optimizer]
+    if kind is ADAMW:
+        return [(ADAMW, [tables + matrices, vectors])]
+    return [(kind, [matrices]), (ADAMW, [tables, vectors])]
 
 
 def make_optimizers(model: GPT, config: Config, world: World) -> list[torch.optim.Optimizer]:
-    """The optimizers of `layout`.
+    """Make the optimizers of `layout`.
 
-    Muon's work is shared out over `world`; every worker must step with the same gradients.
+    Muon shares its work out over `world`; every worker must step with the same gradients.
     """
     named = dict(model.named_parameters())
-    *muon, (decaying, vectors) = layout({name: p.shape for name, p in named.items()}, config.optimizer)
-    groups = [
-        {"params": [named[name] for name in decaying], "weight_decay": config.weight_decay},
-        {"params": [named[name] for name in vectors], "weight_decay": 0.0},
+    return [
+        kind.make([[named[name] for name in group] for group in groups], config, world)
+        for kind, groups in layout({name: p.shape for name, p in named.items()}, config.optimizer)
     ]
-    adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
-    if not muon:
-        return [adamw]
-    matrices = [named[name] for name in muon[0][0]]
-    return [Muon(matrices, config.learning_rate, weight_decay=config.weight_decay, world=world), adamw]
 
 
 def set_lr(optimizers: Iterable[torch.optim.Optimizer], lr: float) -> None:
@@ -128,5 +160,5 @@ def set_lr(optimizers: Iterable[torch.optim.Optimizer], lr: float) -> None:
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """Parameters in a fixed order, the same on every worker."""
+    """Return the parameters that are trained, in the same order on every worker."""
     return [p for p in model.parameters() if p.requires_grad]

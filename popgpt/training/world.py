@@ -1,4 +1,4 @@
-"""Who else trains: rank, size, sums over all. Alone, a sum is what was given."""
+"""The workers that train one run: rank, size, sums over all. A worker that is alone exchanges nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from popgpt.training.board import Board
+from popgpt.training.shared_memory import SharedMemoryExchange
 
 
 @dataclass(frozen=True)
@@ -22,33 +22,33 @@ class World:
     device: torch.device
     rank: int = 0
     size: int = 1
-    board: Board | None = None
+    exchange: SharedMemoryExchange | None = None
 
     @classmethod
     def joined(cls, device: torch.device) -> World:
-        """The process group that this process is in; alone where there is none."""
+        """Return the world of this process's process group; without one, that of a worker alone."""
         if not dist.is_initialized():
             return cls(device)
         rank, size = dist.get_rank(), dist.get_world_size()
-        return cls(device, rank, size, Board(rank, size) if device.type == "cpu" else None)
+        return cls(device, rank, size, SharedMemoryExchange(rank, size) if device.type == "cpu" else None)
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
     def share(self, total: int) -> range:
-        """This worker's contiguous part of range(total). Parts differ by at most one."""
+        """Return this worker's contiguous part of range(total). Parts differ by at most one."""
         return range(total * self.rank // self.size, total * (self.rank + 1) // self.size)
 
     def sum(self, numbers: Iterable[float]) -> list[float]:
-        """Sums over all workers, in float64: exact for counts below 2**53."""
+        """Return sums over all workers, in float64, so counts below 2**53 are exact."""
         values = torch.tensor(list(numbers), dtype=torch.float64, device=self.device)
         if self.size > 1:
             dist.all_reduce(values)
         return values.tolist()
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter], numbers: Iterable[float]) -> list[float]:
-        """Replace each gradient by its sum over all workers; the sums of `numbers`, as `sum` has them. One exchange."""
+        """Replace each gradient by its sum over all workers, and return the sums of `numbers`, all in one exchange."""
         values = torch.tensor(list(numbers), dtype=torch.float64, device=self.device)
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         if self.size > 1:
@@ -60,8 +60,8 @@ class World:
         return values.tolist()
 
     def _sum_flat(self, pieces: list[Tensor], values: Tensor) -> Tensor:
-        """The pieces one after another, summed over all workers; `values` are summed in place, and are the meeting."""
-        rows = self.board.rows(sum(map(len, pieces))) if self.board else None
+        """Return the concatenated pieces summed over all workers. To sum `values`, in place, is the meeting."""
+        rows = self.exchange.buffer(sum(map(len, pieces))) if self.exchange else None
         if rows is not None:
             torch.cat(pieces, out=rows[self.rank])
             dist.all_reduce(values)
@@ -72,7 +72,7 @@ class World:
         return flat
 
     def owners(self, costs: Sequence[float]) -> list[int]:
-        """The worker that does each piece of work: the dearest first, to whoever has least so far."""
+        """Return the worker that does each piece of work: the dearest first, to the worker with the least so far."""
         loads = [0.0] * self.size
         owners = [0] * len(costs)
         for piece in sorted(range(len(costs)), key=lambda piece: -costs[piece]):
@@ -81,14 +81,14 @@ class World:
         return owners
 
     def from_owners(self, tensors: Iterable[Tensor], owners: Sequence[int]) -> Iterable[Tensor]:
-        """Each tensor as its owner has it, to the bit, in one exchange; of the others' only shape and type are read.
+        """Return each tensor as its owner has it, to the bit, in one exchange.
 
-        They are to be used before the next exchange.
+        Of a tensor that another worker owns only shape and type are read. Use the results before the next exchange.
         """
         if self.size == 1:
             return tensors
         tensors = list(tensors)
-        rows = self.board.rows(sum(tensor.numel() for tensor in tensors)) if self.board else None
+        rows = self.exchange.buffer(sum(tensor.numel() for tensor in tensors)) if self.exchange else None
         if rows is None:
             return _from_messages(tensors, owners)
         parts, at = [], 0
@@ -116,7 +116,7 @@ def _from_messages(tensors: Sequence[Tensor], owners: Sequence[int]) -> list[Ten
 
 @dataclass(frozen=True)
 class Meeting:
-    """Where the processes of a group find one another: a port of the first one's, and the socket that listens there."""
+    """Where the processes of a group meet: a port of the first process, and the socket that listens there."""
 
     host: str
     port: int
@@ -124,18 +124,18 @@ class Meeting:
 
     @classmethod
     def at(cls, host: str) -> Meeting:
-        """A meeting at this process. It listens on `host` alone; torch by itself would listen on every interface."""
+        """Return a meeting at this process. It listens on `host` alone; torch itself would listen everywhere."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, 0), family=family)
         return cls(host, listening.getsockname()[1], listening.detach())
 
 
 def join(meeting: Meeting, backend: str, rank: int, size: int, timeout: timedelta) -> None:
-    """Make this process the one of `rank` in a process group of torch's. It returns when all have come.
+    """Make this process the one of `rank` in torch's process group. Returns when all processes have come.
 
     Args:
         backend: gloo or nccl.
-        timeout: of the coming, and of each exchange.
+        timeout: for all to come, and for each exchange.
     """
     file = meeting.file if rank == 0 else None
     store = TCPStore(
@@ -151,7 +151,7 @@ def leave() -> None:
 
 
 def pick_device(name: str, index: int = 0) -> torch.device:
-    """The device that a config's `device` means here. Raises UserError where it asks for a GPU that is not there."""
+    """Return the device that a config's `device` means here. Raises UserError if there is no GPU that it asks for."""
     if name == "cuda" and not torch.cuda.is_available():
         from popgpt.text.errors import UserError
 

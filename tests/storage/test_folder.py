@@ -10,8 +10,8 @@ import pytest
 from pyarrow.fs import LocalFileSystem
 
 from popgpt.config import load_config
-from popgpt.storage.folder import FULL, Folder, LineFile, merged, parse_json
-from popgpt.storage.stores import StoreError, plain
+from popgpt.storage.folder import FULL, Folder, LineFile, merge_pieces, parse_json
+from popgpt.storage.stores import StoreError, describe_complaint
 from popgpt.terminal.cli import absolute
 from popgpt.text.errors import UserError
 from tests.s3 import Server
@@ -163,28 +163,29 @@ def test_a_file_system_that_there_is_not_is_one_line(act: Callable[[Folder], obj
 
 
 def test_a_complaint_is_one_line_with_what_to_do_first() -> None:
-    said = plain("When testing: AWS Error ACCESS_DENIED during HeadBucket operation: No. (Request ID: x)\nmore")
+    words = "When testing: AWS Error ACCESS_DENIED during HeadBucket operation: No."
+    said = describe_complaint(f"{words} (Request ID: x)\nmore")
     assert said.startswith("the store refuses access; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY should be")
-    assert said.endswith("(When testing: AWS Error ACCESS_DENIED during HeadBucket operation: No.)")
-    assert plain("something else\nat length") == "something else"
+    assert said.endswith(f"({words})")
+    assert describe_complaint("something else\nat length") == "something else"
 
 
 def test_a_file_of_lines_grows(folder: Folder) -> None:
     folder.make()
     file, lines = LineFile(folder, "rows.jsonl"), [f"line {number}\n" for number in range(FULL + 4)]
-    file.begin(lines[:2])
+    file.replace(lines[:2])
     for number, line in enumerate(lines[2:], 3):
-        file.add(line)
-        file.keep(len(file))
+        file.append(line)
+        file.sync(len(file))
         assert folder.read_lines("rows.jsonl").decode() == "".join(lines[:number])
-    file.keep(len(file), whole=True)
+    file.sync(len(file), final=True)
     assert folder.names() == {"rows.jsonl"}
     assert folder.read("rows.jsonl").decode() == "".join(lines)
-    file.begin(lines[:2])
-    file.add(lines[2])
-    file.keep(len(file), whole=True)
+    file.replace(lines[:2])
+    file.append(lines[2])
+    file.sync(len(file), final=True)
     assert folder.read("rows.jsonl").decode() == "".join(lines[:3]), "a run that went on and is complete"
-    file.begin(lines[:1])
+    file.replace(lines[:1])
     assert (folder.names(), folder.read("rows.jsonl").decode()) == ({"rows.jsonl"}, lines[0])
 
 
@@ -204,11 +205,11 @@ def elsewhere(tmp_path: Path) -> Folder:
 def grow(folder: Folder, count: int, a_time: int = 1) -> None:
     """Keep `count` lines in a new file, so many at a time."""
     file = LineFile(folder, "rows.jsonl")
-    file.begin([])
+    file.replace([])
     for number in range(count):
-        file.add(f"line {number}\n")
+        file.append(f"line {number}\n")
         if (number + 1) % a_time == 0:
-            file.keep(len(file))
+            file.sync(len(file))
 
 
 def test_a_kill_between_any_two_changes_of_a_store_loses_no_line(
@@ -234,17 +235,17 @@ def test_a_kill_between_any_two_changes_of_a_store_loses_no_line(
                 patched.setattr(Folder, name, lambda folder, *words, act=act: change(act, *words))
             file = LineFile(elsewhere, "rows.jsonl")
             try:
-                file.begin([])
+                file.replace([])
                 for kept in range(count):
-                    file.add(whole[kept])
-                    file.keep(kept + 1)
+                    file.append(whole[kept])
+                    file.sync(kept + 1)
             except Killed:
                 pass
             else:
                 break
         found = elsewhere.read_lines("rows.jsonl").decode() if changes > 1 else ""
         assert found in ("".join(whole[:kept]), "".join(whole[: kept + 1])), fatal
-        LineFile(elsewhere, "rows.jsonl").begin([])
+        LineFile(elsewhere, "rows.jsonl").replace([])
         assert elsewhere.names() == {"rows.jsonl"}
     assert changes > count, "the last one was not killed, and had removed some"
 
@@ -271,7 +272,7 @@ def test_what_a_growing_file_costs_a_store_is_a_few_times_its_size(
 def test_pieces_of_a_size_become_one_up_to_any_size() -> None:
     pieces: list[tuple[int, int]] = []
     for number in range(FULL**3):
-        pieces = merged([*pieces, (number, 0)])
+        pieces = merge_pieces([*pieces, (number, 0)])
         powers = [power for _, power in pieces]
         assert powers == sorted(powers, reverse=True)
         assert max(powers.count(power) for power in powers) < FULL

@@ -25,7 +25,7 @@ def here(tmp_path: Path, shared_data: Path, empty_store: bytes, monkeypatch: pyt
     """A folder to work in, with a search space of two learning rates in space.yaml and an empty MLflow store."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setattr(sender, "Helper", Inside)
+    monkeypatch.setattr(sender, "TrackerProcess", Inside)
     monkeypatch.setattr(tracking.run, "_senders", {})
     base = {**TINY, "data_dir": str(shared_data), "max_iters": 9, "mlflow_log": True, "experiment": "sums"}
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))

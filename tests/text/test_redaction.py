@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from popgpt.terminal import cli
-from popgpt.text.redaction import one_line, redacted, secrets, shown, without_secrets
+from popgpt.text.redaction import one_line, redact_uri, redacted, secrets, without_secrets
 
 ADDRESSES = [
     ("http://user:CANARY@host:5000/x", "http://user:***@host:5000/x", "http://host:5000/x"),
@@ -34,7 +34,7 @@ ADDRESSES = [
 @pytest.mark.parametrize(("uri", "said", "bare"), ADDRESSES)
 def test_what_an_address_shows(uri: str, said: str, bare: str) -> None:
     assert any("CANARY" in secret for secret in secrets(uri))
-    assert (shown(uri), shown(said)) == (said, said)
+    assert (redact_uri(uri), redact_uri(said)) == (said, said)
     assert without_secrets(uri) == without_secrets(said) == bare
     assert "CANARY" not in redacted(f"error at {uri}: it does not answer")
 
@@ -52,7 +52,7 @@ def test_what_an_address_shows(uri: str, said: str, bare: str) -> None:
     ],
 )
 def test_what_holds_no_secret_is_left_as_it_is(uri: str) -> None:
-    assert (secrets(uri), shown(uri), without_secrets(uri)) == ([], uri, uri)
+    assert (secrets(uri), redact_uri(uri), without_secrets(uri)) == ([], uri, uri)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from popgpt.training.evaluation import (
     evaluate,
     evaluate_split,
     exact_match_metrics,
+    open_split,
     wilson,
 )
 from popgpt.training.loop import fit
@@ -79,9 +80,9 @@ def test_generated_exact_match_is_that_of_all_targets_predicted_right(trained: t
                 predicted = model(ids[None, :-1], torch.arange(len(line))[None])[0].argmax(-1)
             start = line.index("=")
             assert hit == torch.equal(predicted[start:], ids[start + 1 :])
-    scores = evaluate(model, dataset, "train", config, ALONE)
+    scores = evaluate(model, open_split(config, dataset, "train", ALONE), ALONE)
     assert 0.2 < scores["exact_match"] < 1
-    assert evaluate(model, dataset, "train", config, ALONE) == scores
+    assert evaluate(model, open_split(config, dataset, "train", ALONE), ALONE) == scores
 
 
 def test_lines_too_long_for_the_block_count_as_wrong(tiny: Make) -> None:
@@ -96,7 +97,7 @@ def test_eval_iters_bounds_what_is_read(tiny: Make) -> None:
     config = tiny(eval_iters=2)
     dataset = ensure_dataset(config)
     model = GPT(config, len(dataset.meta.vocabulary)).eval()
-    assert 0 < evaluate(model, dataset, "val", config, ALONE)["exact_match_n"] < 60
+    assert 0 < evaluate(model, open_split(config, dataset, "val", ALONE), ALONE)["exact_match_n"] < 60
     assert evaluate_split(model, dataset, "val")["exact_match_n"] == 60
 
 

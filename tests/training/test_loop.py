@@ -76,7 +76,7 @@ def test_settled_evaluations_are_on_disk_when_they_are_reported(tiny: Make, monk
 
     monkeypatch.setattr(checkpoint, "save", slow)
     seen: list[tuple[int, int]] = []
-    fit(config, ensure_dataset(config), ALONE, report, settled=True)
+    fit(config, ensure_dataset(config), ALONE, report, wait_for_save=True)
     assert seen == [(1, 0), (2, 2), (3, 2), (4, 4), (5, 4), (6, 6)]
     assert folder.read_result(run_folder)["last_iteration"] == 6
 
@@ -107,10 +107,10 @@ def test_a_run_that_settles_ends_at_the_evaluation_it_is_stopped_at_and_goes_on_
     whole, part = (tiny(**shape, out_dir=str(tmp_path / name)) for name in ("whole", "part"))
     run(whole)
     seen: list[Row] = []
-    result = fit(part, ensure_dataset(part), ALONE, seen.append, lambda: len(seen) == 2, settled=True)
+    result = fit(part, ensure_dataset(part), ALONE, seen.append, lambda: len(seen) == 2, wait_for_save=True)
     assert (result["last_iteration"], read_metrics(Folder(part.out_dir))) == (2, seen)
     assert folder.state_names(Folder(part.out_dir)) == ["state-2.pt"]
-    run(part, settled=True)
+    run(part, wait_for_save=True)
     assert same_states(whole, part)
     assert logged(part) == logged(whole)
 

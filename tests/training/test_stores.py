@@ -64,7 +64,7 @@ def test_a_run_that_stops_goes_on_as_it_does_on_a_disk(tiny: Make, store: str, s
     asked = iter([*[False] * (stop - 1), True])
     result, _ = run(part, should_stop=lambda: next(asked))
     assert (result["status"], result["last_iteration"]) == ("interrupted", stop)
-    assert folder.holds_unfinished(part)
+    assert folder.is_resumable(part)
     result, _ = run(part)
     assert result["checkpoint"] == f"{store}/ckpt.pt"
     assert same_states(whole, part)
@@ -78,11 +78,11 @@ def test_a_run_that_stops_goes_on_as_it_does_on_a_disk(tiny: Make, store: str, s
 def test_a_finished_run_and_another_run_are_not_started_over(tiny: Make, store: str) -> None:
     run(tiny(out_dir=store))
     with pytest.raises(UserError, match=f"^out_dir={store} holds a finished run: continue it with"):
-        folder.holds_unfinished(tiny(out_dir=store))
+        folder.is_resumable(tiny(out_dir=store))
     with pytest.raises(UserError, match="holds a finished run of seed=1337, not 1: "):
-        folder.holds_unfinished(tiny(out_dir=store, seed=1))
+        folder.is_resumable(tiny(out_dir=store, seed=1))
     further = tiny(out_dir=store, init_from="resume", max_iters=6)
-    assert folder.holds_unfinished(further)
+    assert folder.is_resumable(further)
     assert run(further)[0]["last_iteration"] == 6
 
 
@@ -113,7 +113,7 @@ def test_a_server_that_goes_away_ends_the_run_in_one_line_and_it_goes_on_when_it
     assert str(told.value).endswith(f"; {store}/state-2.pt is whole: mend this and give the same command again")
     assert "\n" not in str(told.value)
     way.mend()
-    assert folder.holds_unfinished(config)
+    assert folder.is_resumable(config)
     assert [row["iteration"] for row in run(config)[1]] == [3, 4, 5, 6, 7, 8]
     assert same_states(config, whole)
     assert logged(config) == logged(whole)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from popgpt.training import board
+from popgpt.training import shared_memory
 from popgpt.training.optim import Muon
 from popgpt.training.world import World
 
@@ -71,7 +71,7 @@ def both(world: World) -> Any:
 def by_messages(world: World) -> Any:
     """The same, where one worker doesn't see the memory of the others."""
     if world.rank == 1:
-        board.PLACE = Path("/proc/self/nowhere")
+        shared_memory.SHARED_MEMORY = Path("/proc/self/nowhere")
     return both(world)
 
 

@@ -13,7 +13,8 @@ import torch
 from popgpt import evaluate, sample, train
 from popgpt.storage.folder import Folder
 from popgpt.text.errors import UserError
-from popgpt.training import checkpoint, contents
+from popgpt.training import checkpoint
+from popgpt.training.state_check import check_state
 from tests.runs import CHARACTERS, some_state
 
 State = dict[str, Any]
@@ -142,10 +143,10 @@ def test_what_is_not_a_runs_is_refused_in_one_line(tmp_path: Path, name: str) ->
 
 @pytest.mark.parametrize("optimizer", SOUND)
 def test_what_is_a_runs_is_taken(optimizer: str) -> None:
-    contents.check(SOUND[optimizer], "x")
-    contents.check(some_state(0, optimizer=optimizer), "x")
+    check_state(SOUND[optimizer], "x")
+    check_state(some_state(0, optimizer=optimizer), "x")
     skipped = some_state(0, optimizer=optimizer) | {"iteration": 2, "skipped": 2}
-    contents.check(skipped, "x")
+    check_state(skipped, "x")
 
 
 def test_each_command_refuses_it(tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,4 +176,4 @@ def test_to_check_a_state_makes_no_model(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(torch.nn.Module, "__init__", refuse)
     monkeypatch.setattr(torch.optim.Optimizer, "__init__", refuse)
-    contents.check(SOUND["muon"], "x")
+    check_state(SOUND["muon"], "x")

@@ -1,10 +1,10 @@
-"""What a state holds, checked before anything is made of it: its seal says that no byte was altered, no more."""
+"""Checks what a state holds before anything is made of it; its checksum says only that no byte was altered."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,25 +14,15 @@ from popgpt.lines.text import NEWLINE
 from popgpt.metrics.row import LATEST, row_problem
 from popgpt.model.gpt import shapes
 from popgpt.text.errors import UserError, shortened
-from popgpt.training.optim import layout
+from popgpt.training.optim import OptimizerKind, layout
 
 State = Mapping[str, Any]
 
 
-class Kind(NamedTuple):
-    """What an optimizer keeps of each tensor once it has taken a step, and its hyperparameters that are numbers."""
+def check_state(state: State, called: str) -> Config:
+    """Return the config of a state that holds all that `state.state_dict` puts into it.
 
-    moments: tuple[str, ...]
-    numbers: tuple[str, ...]
-
-
-MUON = Kind(("momentum",), ("lr", "momentum", "weight_decay"))
-ADAMW = Kind(("step", "exp_avg", "exp_avg_sq"), ("lr", "eps", "weight_decay"))
-
-
-def check(state: State, called: str) -> Config:
-    """The config of a state, which holds all that `run.capture` gives it. Raises UserError, naming `called` and what is
-    wrong.
+    Raises UserError, naming `called` and what is wrong, if something is missing or odd.
     """
     problem = next(_missing(state), None) or next(_odd_values(state), None)
     if problem is None:
@@ -68,7 +58,7 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def _odd_values(state: State) -> Iterator[str]:
-    """What is wrong with everything but config, weights and optimizers."""
+    """Yield what is wrong with everything but config, weights and optimizers."""
     for name, (right, wanted) in VALUES.items():
         if not right(state[name]):
             yield f"{name}={shortened(state[name])} should be {wanted}"
@@ -84,7 +74,7 @@ def _odd_values(state: State) -> Iterator[str]:
 
 
 def _odd_tensors(state: State, config: Config) -> Iterator[str]:
-    """What is wrong with the weights and the optimizers, by what a model of the state's own config has."""
+    """Yield what is wrong with the weights and the optimizers, by what a model of the state's own config has."""
     weights, expected = state["model"], shapes(config, len(state["vocabulary"]))
     yield from (f"model lacks {name!r}" for name in expected if name not in weights)
     yield from (
@@ -97,14 +87,13 @@ def _odd_tensors(state: State, config: Config) -> Iterator[str]:
         many = f"{len(groups)} with optimizer={config.optimizer!r}"
         yield f"optimizers are {len(state['optimizers'])}, should be {many}"
     stepped = state["iteration"] > state["skipped"]
-    for number, (saved, of) in enumerate(zip(state["optimizers"], groups, strict=True)):
-        sized = [[expected[name] for name in group] for group in of]
-        kind = MUON if number < len(groups) - 1 else ADAMW
+    for number, (saved, (kind, names)) in enumerate(zip(state["optimizers"], groups, strict=True)):
+        sized = [[expected[name] for name in group] for group in names]
         yield from (f"optimizers[{number}]{problem}" for problem in _odd_optimizer(saved, sized, kind, stepped))
 
 
 def _odd_tensor(value: Any, shape: Sequence[int], called: str) -> Iterator[str]:
-    """What is wrong where `value` is no tensor of finite float32 in this shape."""
+    """Yield what is wrong if `value` is no tensor of finite float32 in this shape."""
     if not isinstance(value, Tensor) or value.layout != torch.strided:
         yield f"{called}={shortened(value) if not isinstance(value, Tensor) else value.layout} should be a tensor"
     elif (list(value.shape), value.dtype) != (list(shape), torch.float32):
@@ -113,8 +102,10 @@ def _odd_tensor(value: Any, shape: Sequence[int], called: str) -> Iterator[str]:
         yield f"{called} holds what is not finite"
 
 
-def _odd_optimizer(saved: Any, groups: list[list[tuple[int, ...]]], kind: Kind, stepped: bool) -> Iterator[str]:
-    """What is wrong with what an optimizer is to load.
+def _odd_optimizer(
+    saved: Any, groups: list[list[tuple[int, ...]]], kind: OptimizerKind, stepped: bool
+) -> Iterator[str]:
+    """Yield what is wrong with what an optimizer is to load.
 
     Args:
         groups: the shapes of each group's tensors.
@@ -142,8 +133,8 @@ def _odd_optimizer(saved: Any, groups: list[list[tuple[int, ...]]], kind: Kind, 
             yield from _odd_tensor(of[name], () if name == "step" else sized[number], f"['state'][{number}][{name!r}]")
 
 
-def _odd_group(group: Any, tensors: list[int], kind: Kind) -> Iterator[str]:
-    """What is wrong with a group of an optimizer. Its hyperparameters may have any values, but of their kinds."""
+def _odd_group(group: Any, tensors: list[int], kind: OptimizerKind) -> Iterator[str]:
+    """Yield what is wrong with a group of an optimizer. Its hyperparameters may have any values, but of their kinds."""
     if not isinstance(group, dict) or group.get("params") != tensors:
         yield f" should be of the tensors {shortened(tensors)}"
         return
