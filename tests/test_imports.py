@@ -39,7 +39,7 @@ ONLY_IN = {
     "mlflow": {"tracking", "export"},
     "wandb": {"tracking", "export"},
     "torch.distributed": {"training.board", "training.world"},
-    "yaml": {"config", "sweep.space"},
+    "yaml": {"config.yaml12"},
     "sklearn": {"sweep.report.importance"},
     "optuna": {"sweep.search"},
 }

@@ -1,4 +1,4 @@
-"""The search space: a YAML file checked against config.py, and the trials drawn from it."""
+"""The search space: a YAML file checked against the config schema, and the trials drawn from it."""
 
 from __future__ import annotations
 
