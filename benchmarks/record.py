@@ -20,10 +20,10 @@ import yaml
 from rich.console import Console
 
 from popgpt.sweep import asha, stored
+from popgpt.sweep.progress import SweepProgress
 from popgpt.sweep.record import Record
 from popgpt.sweep.space import load_sweep, sample
 from popgpt.terminal.cli import run
-from popgpt.terminal.progress import SweepProgress
 
 AT_ONCE = 4
 EVERY = 50  # iterations from one evaluation to the next

@@ -24,14 +24,14 @@ from ray import tune
 
 from benchmarks.workers import machine, spread
 from popgpt.cluster.group import train_on_workers
-from popgpt.cluster.placement import place
 from popgpt.cluster.session import Resources, connected
-from popgpt.cluster.trials import run_trials
-from popgpt.cluster.worker import try_out
 from popgpt.config import make_config
 from popgpt.data.dataset import ensure_dataset
 from popgpt.storage.folder import Folder
+from popgpt.sweep.placement import place
 from popgpt.sweep.space import Sweep, load_sweep, sample
+from popgpt.sweep.trial import try_out
+from popgpt.sweep.trials import run_trials
 from popgpt.terminal.cli import run
 from popgpt.training.folder import read_result
 

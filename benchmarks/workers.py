@@ -26,8 +26,8 @@ from popgpt.cluster.group import train_on_workers
 from popgpt.cluster.session import ENVIRONMENT, connected
 from popgpt.config import Config, load_config
 from popgpt.data.dataset import ensure_dataset
+from popgpt.metrics.row import Row
 from popgpt.terminal.cli import run
-from popgpt.training.loop import Row
 
 CONFIG = Path(__file__).parent.parent / "configs" / "calculator.yaml"
 REPETITIONS = 5

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from popgpt.terminal import cli
-
-HTML, MARKDOWN = "report.html", "report.md"
-logger = logging.getLogger("popgpt")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -20,32 +16,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("out", metavar="OUT", help="the sweep's folder")
     out_dir = Path(parser.parse_args(argv).out).resolve()
-    write(out_dir)
+
+    from popgpt.sweep.report.files import HTML, write_report
+
+    write_report(out_dir)
     cli.tell(f"report: {out_dir / HTML}")
-
-
-def write(out_dir: Path) -> None:
-    """Replace OUT/report.html and OUT/report.md by what the sweep has recorded. Raises UserError and OSError."""
-    from popgpt.storage.folder import write_atomic
-    from popgpt.sweep import stored
-    from popgpt.sweep.report.importance import study
-    from popgpt.sweep.report.markdown import markdown
-    from popgpt.sweep.report.page import page
-
-    content = stored.read(out_dir)
-    found = study(content)
-    for name, draw in ((HTML, page), (MARKDOWN, markdown)):
-        write_atomic(out_dir / name, draw(content, found, str(out_dir)).encode("utf-8", "replace"))
-
-
-def attempt(out_dir: Path) -> bool:
-    """Write the report of a sweep, which must not fail by it. Whether that went well; if not, there is a warning."""
-    try:
-        write(out_dir)
-    except Exception as error:
-        logger.warning("the report was not made: %s: %s", type(error).__name__, error)
-        return False
-    return True
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ import logging
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from popgpt.config import Config, load_config
+from popgpt.metrics.row import Row, RunResult
 from popgpt.terminal import cli
 from popgpt.text.errors import UserError
 
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
     from popgpt.tracking import Run
 
 logger = logging.getLogger("popgpt")
-Row = dict[str, Any]
-Fit = Callable[["Dataset", Callable[[Row], None], Callable[[], bool]], Row]
+Fit = Callable[["Dataset", Callable[[Row], None], Callable[[], bool]], RunResult]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +43,7 @@ def worker_words(workers: str | None) -> list[str]:
     return [f"min_workers={fewest}", f"workers={most}"] if colon else [f"workers={workers}"]
 
 
-def train(config: Config, local: bool) -> Row:
+def train(config: Config, local: bool) -> RunResult:
     """Prepare what is missing, train, and record it. Returns what result.json holds."""
     from popgpt.data.batches import describe_too_long
     from popgpt.data.dataset import ensure_dataset, find_dataset
@@ -100,7 +100,7 @@ def begin_record(config: Config, dataset: Dataset, going_on: bool) -> Run:
 
 
 @contextmanager
-def ended(record: Run, config: Config) -> Iterator[Callable[[Row], Row]]:
+def ended(record: Run, config: Config) -> Iterator[Callable[[RunResult], RunResult]]:
     """Ends the record as the run ends; yields what takes its result."""
     from popgpt import tracking
     from popgpt.storage.folder import Folder
@@ -109,7 +109,7 @@ def ended(record: Run, config: Config) -> Iterator[Callable[[Row], Row]]:
 
     status, result = "failed", None
 
-    def take(found: Row) -> Row:
+    def take(found: RunResult) -> RunResult:
         nonlocal status, result
         status, result = found["status"], found
         return found
@@ -153,7 +153,7 @@ def ready_on_ray(config: Config) -> Iterator[Fit]:
         yield lambda dataset, report, should_stop: train_on_workers(config, each, report, should_stop)
 
 
-def print_result(config: Config, result: Row) -> None:
+def print_result(config: Config, result: RunResult) -> None:
     """What a person wants to know at the end."""
     from popgpt.terminal.progress import describe_scores
 

@@ -9,23 +9,23 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from popgpt.metrics.row import Row
 from popgpt.storage.stores import is_uri, refuse_secrets
 from popgpt.terminal import cli
 from popgpt.text.errors import UserError
 
 if TYPE_CHECKING:
-    from popgpt.cluster.placement import Placement
     from popgpt.cluster.session import Resources
     from popgpt.data.dataset import Dataset
-    from popgpt.mirror import Mirror
     from popgpt.sweep import space
     from popgpt.sweep.asha import AshaScheduler
+    from popgpt.sweep.placement import Placement
     from popgpt.sweep.record import Record
     from popgpt.sweep.space import Sweep
+    from popgpt.sweep.tracker import SweepTracker
 
-Row = dict[str, Any]
 LINES_BELOW = 14  # that are told under the table of the trials, at most
 logger = logging.getLogger("popgpt")
 
@@ -62,12 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def tune(sweep: Sweep, resume: bool, force: bool, retry_failed: bool) -> int:
     """Run the sweep's trials and finalists, score the winner on the test split, tell. Returns the exit code."""
-    from popgpt import report, tracking
+    from popgpt import tracking
     from popgpt.cluster import session
-    from popgpt.cluster.placement import place
     from popgpt.data.dataset import ensure_dataset
-    from popgpt.mirror import Mirror
     from popgpt.storage.folder import Folder
+    from popgpt.sweep.placement import place
+    from popgpt.sweep.report.files import write_report_or_warn
+    from popgpt.sweep.tracker import SweepTracker
     from popgpt.terminal.progress import waiting, waiting_for
     from popgpt.training.folder import check_place
 
@@ -90,7 +91,7 @@ def tune(sweep: Sweep, resume: bool, force: bool, retry_failed: bool) -> int:
         placed = placer(record, resources)
         make_place(out_dir, resume)
         record.write(out_dir)
-        mirror = Mirror(record, out_dir, dataset, base, resume)
+        mirror = SweepTracker(record, out_dir, dataset, base, resume)
         try:
             run_all(record, out_dir, placed, scheduler, mirror)
             status = "interrupted" if record.unfinished() else "failed"
@@ -101,7 +102,7 @@ def tune(sweep: Sweep, resume: bool, force: bool, retry_failed: bool) -> int:
         finally:
             record.interrupt()
             record.write(out_dir, winner)
-            report.attempt(out_dir)
+            write_report_or_warn(out_dir)
             mirror.finish(status, winner)
             with waiting(f"sending to {tracking.services()}"):
                 tracking.flush()
@@ -235,9 +236,9 @@ def placer(record: Record, resources: Resources) -> Callable[[int], Placement]:
 
     Raises UserError where they can't run here.
     """
-    from popgpt.cluster import trials
-    from popgpt.cluster.placement import GpuMemory, place, shares_gpus, too_tight
-    from popgpt.training.probe import largest
+    from popgpt.sweep import trials
+    from popgpt.sweep.placement import GpuMemory, place, shares_gpus, too_tight
+    from popgpt.training.memory import largest
 
     how, count = demands(record, resources), len(record.trials)
     if record.gpu is None and shares_gpus(*how, count):
@@ -260,16 +261,15 @@ def run_all(
     out_dir: Path,
     placed: Callable[[int], Placement],
     scheduler: AshaScheduler | None,
-    mirror: Mirror,
+    mirror: SweepTracker,
 ) -> None:
     """Run what is unfinished: the trials under ASHA; then, once all have ended, the finalists to the full budget.
 
     After Ctrl-C or SIGTERM nothing more is started.
     """
-    from popgpt.cluster import trials
-    from popgpt.mirror import trial_config
-    from popgpt.sweep import asha
-    from popgpt.terminal.progress import SweepProgress
+    from popgpt.sweep import asha, trials
+    from popgpt.sweep.progress import SweepProgress
+    from popgpt.sweep.tracker import trial_config
 
     with SweepProgress(record) as progress:
 
@@ -317,7 +317,7 @@ def drop_states(record: Record, out_dir: Path) -> None:
             folder.drop_states(Folder(trial_folder(out_dir, name)), kept)
 
 
-def crown(record: Record, out_dir: Path, dataset: Dataset, mirror: Mirror) -> Row | None:
+def crown(record: Record, out_dir: Path, dataset: Dataset, mirror: SweepTracker) -> Row | None:
     """Copy the winner's folder to OUT/best and score it, once, on the test split. None where no trial has a score.
 
     Of a finalist it is the run with the sweep's own seed. Where nothing has changed, an earlier process's score stands.
@@ -374,8 +374,8 @@ def copy_outcome(record: Record, out_dir: Path, name: str, best: Path) -> list[R
 def show(record: Record, out_dir: Path, winner: Row | None, seconds: float, prompt: str) -> None:
     """The answer: the ranked trials, the winner, where it is, and how to look further. prompt: what to ask it."""
     from popgpt import tracking
-    from popgpt.report import HTML
     from popgpt.sweep import ranking
+    from popgpt.sweep.report.files import HTML
 
     show_trials(record, out_dir)
     total = sum(ranking.iterations(run) for run in record.runs.values())
@@ -396,8 +396,8 @@ def show_trials(record: Record, out_dir: Path) -> None:
     """The ranked trials and the finalists; on a terminal as many as leave room for the rest, and why some failed."""
     from rich.console import Console
 
+    from popgpt.sweep import tables
     from popgpt.sweep.record import FILE
-    from popgpt.terminal import tables
 
     console, metric = Console(highlight=False), record.sweep.metric
     ranked = tables.in_order([tables.standing(trial, metric) for trial in record.trials.values()], metric)

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from popgpt.config import Config, make_config, merge
+from popgpt.metrics.row import Row
 from popgpt.model.gpt import GPT
 from popgpt.storage.folder import Folder
 from popgpt.training import checkpoint, folder
-from popgpt.training.loop import Row
 from popgpt.training.optim import ALONE, make_optimizers
 from popgpt.training.run import Run, capture
 

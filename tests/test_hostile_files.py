@@ -17,13 +17,13 @@ import yaml
 from popgpt import evaluate, report, sample, train, tune
 from popgpt.cluster import session
 from popgpt.data.dataset import ensure_dataset
-from popgpt.mirror import trial_config
 from popgpt.storage.folder import Folder
 from popgpt.sweep import stored
 from popgpt.sweep.asha import scheduler
 from popgpt.sweep.record import Record
 from popgpt.sweep.space import load_sweep
 from popgpt.sweep.space import sample as draw
+from popgpt.sweep.tracker import trial_config
 from popgpt.text.errors import UserError
 from popgpt.training.folder import read_metrics
 from popgpt.training.loop import fit

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from popgpt import report
+from popgpt.sweep.report.files import write_report_or_warn
 from tests.sweep.report.contents import DONE
 
 
@@ -19,6 +20,6 @@ def test_a_report_is_made_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_a_report_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "sweep.json").write_text('{"trials": [{}]}')
-    assert not report.attempt(tmp_path)
+    assert not write_report_or_warn(tmp_path)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert f"the report was not made: UserError: {tmp_path}/sweep.json: metric is missing" in caplog.text

@@ -27,12 +27,12 @@ from popgpt.cluster import session
 from popgpt.config import load_config
 from popgpt.data.dataset import ensure_dataset
 from popgpt.data.meta import SPLITS
-from popgpt.mirror import trial_config
 from popgpt.storage.folder import Folder
 from popgpt.sweep import stored
 from popgpt.sweep.record import Record
 from popgpt.sweep.search import propose
 from popgpt.sweep.space import load_sweep, sample
+from popgpt.sweep.tracker import trial_config
 from popgpt.text.errors import UserError
 from popgpt.training.checkpoint import load_best
 from popgpt.training.folder import METRICS, WRITER_LOCK, claimed, read_metrics, state_names
@@ -54,8 +54,8 @@ from tests.nodes import (
     wait_for,
 )
 from tests.samples import sample_and_whole
-from tests.terminal.test_tables import SPACES
-from tests.terminal.test_tables import sweep as sweep_of
+from tests.sweep.test_tables import SPACES
+from tests.sweep.test_tables import sweep as sweep_of
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")

@@ -25,10 +25,11 @@ from popgpt.cluster.process_group import ProcessGroup
 from popgpt.cluster.session import grows
 from popgpt.cluster.worker import work
 from popgpt.config import Config
+from popgpt.metrics.row import Row, RunResult
 from popgpt.storage.folder import Folder
 from popgpt.text.errors import UserError
 from popgpt.training import folder
-from popgpt.training.loop import Row, memory_advice
+from popgpt.training.memory import memory_advice
 
 POLL_SECONDS = 0.5
 SPARE_SECONDS = 10  # what the driver sees of a worker that hangs says more than the others' exchange that fails
@@ -47,7 +48,7 @@ def train_on_workers(
     report: Callable[[Row], None],
     should_stop: Callable[[], bool],
     settled: bool = False,
-) -> Row:
+) -> RunResult:
     """Run `fit` on config.workers workers under Ray Train; return what result.json holds.
 
     Workers that are lost or hang are started again, as often as config.max_failures says, and go on from the last
@@ -99,7 +100,7 @@ class Listener:
         self._workers: list[Any] = []
         self._reported = 0
         self._failed: tuple[str, int] | None = None  # why, and after which reported iteration
-        self._result: Row | None = None
+        self._result: RunResult | None = None
 
     def take(self, message: dict[str, Any]) -> None:
         """Take in a message: a row, the result, an error, what was logged, or what happened to the group."""
@@ -135,7 +136,7 @@ class Listener:
                 ray.kill(worker)
             self._workers.clear()
 
-    def outcome(self, failure: BaseException | None, stopping: bool) -> Row:
+    def outcome(self, failure: BaseException | None, stopping: bool) -> RunResult:
         """The result, or the exception that stands for there being none."""
         if self.error:
             raise UserError(self.error)

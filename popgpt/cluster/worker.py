@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-import sys
 from typing import Any
 
 import ray
@@ -13,16 +11,12 @@ import torch
 from popgpt.cluster.channel import StopFlag
 from popgpt.cluster.session import exit_surely, yield_cores
 from popgpt.config import make_config
-from popgpt.data.batches import make_rows
 from popgpt.data.dataset import dataset_path, open_dataset
 from popgpt.storage.folder import Folder
 from popgpt.text.errors import UserError
 from popgpt.training import folder
-from popgpt.training.loop import Row, fit, told_plainly
-from popgpt.training.probe import gpu_memory
-from popgpt.training.world import World, pick_device
-
-open_once = functools.lru_cache(maxsize=4)(open_dataset)
+from popgpt.training.loop import fit
+from popgpt.training.world import World
 
 
 def work(settings: dict[str, Any]) -> None:
@@ -65,67 +59,6 @@ class SentLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._channel.push.remote({"logged": (record.levelno, record.getMessage())})
-
-
-def try_out(values: dict[str, Any], resources: dict[str, float], memory: float | None = None) -> None:
-    """One trial of a sweep, in the process that Ray Tune started for it, and ends when it likes, once it said stop.
-
-    Args:
-        values: the trial's parameters.
-        resources: CPU and GPU of each of its workers.
-        memory: the part of its GPU's memory that its tensors may take; None: all.
-    """
-    exit_surely()
-    config = make_config(values)
-    report = TrialReport()
-    if config.workers == 1:
-        take_cores(resources["CPU"])
-        if memory is not None:
-            torch.cuda.set_per_process_memory_fraction(memory)
-        world = World(pick_device("cuda" if resources["GPU"] else "cpu"))
-        fit(config, open_once(dataset_path(config)), world, report, report.stopped, settled=True)
-    else:
-        from popgpt.cluster.group import train_on_workers
-
-        train_on_workers(config, resources, report, report.stopped, settled=True)
-    folder.drop_states(Folder(config.out_dir), keep=1)
-    if report.stopped():
-        sys.exit(0)
-
-
-def gpu_memory_of(values: dict[str, Any]) -> dict[str, int]:
-    """What `probe.gpu_memory` says of a trial, in a process that Ray gives a whole GPU. Raises UserError."""
-    exit_surely()
-    config = make_config({**values, "device": "cuda"})
-    dataset = open_dataset(dataset_path(config))
-    with told_plainly(config):
-        return gpu_memory(config, dataset, make_rows(config, dataset, "train", config.seed))
-
-
-class TrialReport:
-    """Gathers logged rows and hands them to Ray Tune with the next evaluation, where ASHA decides."""
-
-    def __init__(self) -> None:
-        self._rows: list[Row] = []
-        self._stopped = False
-
-    def __call__(self, row: Row) -> None:
-        from ray import tune
-
-        self._rows.append(row)
-        if "exact_match" in row and not self._stopped:
-            rows, self._rows = self._rows, []
-            try:
-                tune.report({**row, "rows": rows})
-            except SystemExit:
-                self._stopped = True
-
-    def stopped(self) -> bool:
-        """Whether Ray Tune wants no more of this trial.
-
-        It says so by SystemExit, which is put off until training has ended as it does at Ctrl-C, its state saved.
-        """
-        return self._stopped
 
 
 def take_cores(cpus: float) -> None:

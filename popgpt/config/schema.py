@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from popgpt.metrics.metric import MetricName
 from popgpt.text.errors import UserError, shortened
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -152,7 +153,7 @@ class Config(BaseModel):
     eval_interval: Count = Field(100, description="iterations between evaluations; the last is always evaluated")
     eval_iters: Count = Field(200, description="batches of batch_size validation rows an evaluation reads at most")
     log_interval: Count = Field(10, description="iterations between logged losses")
-    best_by: Literal["exact_match", "token_accuracy", "val_loss"] = Field(
+    best_by: MetricName = Field(
         "exact_match", description="what makes one evaluation better than another; token accuracy decides ties"
     )
     always_save_checkpoint: bool = Field(

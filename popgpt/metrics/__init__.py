@@ -1,1 +1,1 @@
-"""What a logged row holds, and what evaluations are compared by."""
+"""The metrics that evaluations are compared by, and the rows that a run logs."""

@@ -1,4 +1,4 @@
-"""What a logged row of a run may hold."""
+"""The rows that a run logs and the result that it ends with, and checks of rows that were read from a file."""
 
 from __future__ import annotations
 
@@ -7,11 +7,21 @@ from typing import Any
 
 from popgpt.text.errors import shortened
 
+Row = dict[str, Any]
+"""One logged iteration, as metrics.jsonl, `report`, the sweep's record and the trackers have it.
+
+Every row has iteration, train_loss, learning_rate, gradient_norm, lines, tokens and train_seconds, counted from the
+run's start. The row of an evaluation also has each metric of METRICS, exact_match_n, exact_match_low, exact_match_high,
+by_operation (symbol -> exact_match, n, low, high), save_seconds and save_wait_seconds."""
+
+RunResult = dict[str, Any]
+"""What result.json holds: status, the scores of ckpt.pt, and what the run cost."""
+
 LATEST = 2**53  # no iteration comes so far; a float holds each before it
 
 
 def row_problem(row: Any) -> str | None:
-    """Why a value is no row of a run, in words: numbers by name, an `iteration` among them; None where it is one."""
+    """Return what is wrong with `row`, in words, or None if it holds numbers by name, an `iteration` among them."""
     if not isinstance(row, dict):
         return f"should be an object, not {shortened(row)}"
     iteration = row.get("iteration")
@@ -21,7 +31,7 @@ def row_problem(row: Any) -> str | None:
 
 
 def scores_problem(scores: Mapping[str, Any]) -> str | None:
-    """Why these are no scores, in words: numbers by name, and those of each operation; None where they are."""
+    """Return what is wrong with `scores`, in words, or None if they are numbers by name, and those by operation."""
     for name, value in scores.items():
         if name == "by_operation":
             parts = list(value.values()) if isinstance(value, dict) else [None]
@@ -38,5 +48,5 @@ def _is_part(scores: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is a number that a float can be, or None, for one that was not finite."""
+    """Return whether `value` is a number that fits a float, or None, which stands for one that was not finite."""
     return value is None or isinstance(value, float) or (type(value) is int and abs(value) < 2**1000)

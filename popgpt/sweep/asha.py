@@ -165,7 +165,7 @@ class AshaScheduler(FIFOScheduler):  # type: ignore[misc]
         places = max(1, (len(recorded) + 1) // self._factor)
         cut = sorted(recorded, reverse=True)[places - 1]
         if new[0] != cut[0]:
-            worse = "above" if METRICS[self._score_by] == "min" else "below"
+            worse = "above" if METRICS[self._score_by].direction == "min" else "below"
             return f"{self._words(new[0])} {worse} {abs(cut[0]):.4g}"
         if new[1] != cut[1]:
             return f"{self._words(new[0])} equal, token_accuracy {new[1]:.4g} below {cut[1]:.4g}"

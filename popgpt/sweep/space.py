@@ -34,7 +34,7 @@ from popgpt.config import (
     path_problem,
     read_yaml,
 )
-from popgpt.metrics.metric import METRICS
+from popgpt.metrics.metric import METRICS, MetricName
 from popgpt.tasks.calculator import arithmetic as calculator
 from popgpt.text.errors import MOST_TOLD, Mistakes, UserError, named, shortened, told_together
 
@@ -126,7 +126,7 @@ class SweepFile(BaseModel):
     model_config = _STRICT
 
     config: str = Field(min_length=1, description="the base config's file, relative to this one")
-    metric: Literal["exact_match", "token_accuracy", "val_loss"] = Field(
+    metric: MetricName = Field(
         default="exact_match", description="what is best: highest exact_match or token_accuracy, or lowest val_loss"
     )
     num_samples: Annotated[int, Field(gt=0, le=MOST_TRIALS)] = Field(
@@ -184,7 +184,7 @@ class Sweep:
     @property
     def mode(self) -> str:
         """`max` or `min`: which end of the metric is best."""
-        return METRICS[self.metric]
+        return METRICS[self.metric].direction
 
     def config(self, parameters: Mapping[str, Any] | None = None) -> Config:
         """The config of a trial; without parameters, the base's. Raises UserError."""

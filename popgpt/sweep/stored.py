@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from popgpt.config import explain_error, make_config, merge
+from popgpt.metrics.metric import MetricName
 from popgpt.metrics.row import row_problem, scores_problem
 from popgpt.storage.folder import nested_json, parse_json, read_json, split_lines, write_atomic
 from popgpt.sweep import finals, ranking
@@ -105,7 +106,7 @@ class _Gpu(_Part):
 
 
 class _Sweep(_Part):
-    metric: Literal["exact_match", "token_accuracy", "val_loss"]
+    metric: MetricName
     best: _Best | None
     trials: list[_Trial]
     repeats: list[_Repeat] = []

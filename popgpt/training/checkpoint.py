@@ -14,10 +14,9 @@ from popgpt.config import Config, make_config
 from popgpt.lines.vocabulary import Vocabulary
 from popgpt.model.gpt import GPT
 from popgpt.storage.folder import Folder
-from popgpt.sweep.record import FILE as SWEEP
 from popgpt.text.errors import UserError, shortened
 from popgpt.training import contents
-from popgpt.training.folder import BEST, state_name, state_names, why
+from popgpt.training.folder import BEST, SWEEP, state_name, state_names, why
 
 FORMAT = 1
 SEAL = b"popgpt/sha256:"

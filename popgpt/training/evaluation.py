@@ -16,6 +16,7 @@ from popgpt.data.batches import IGNORE_INDEX, Batch, make_rows
 from popgpt.data.dataset import Dataset
 from popgpt.lines.text import kind_of, split_line
 from popgpt.lines.vocabulary import Vocabulary
+from popgpt.metrics.metric import METRICS, Sums
 from popgpt.model.generation import complete
 from popgpt.model.gpt import GPT, line_mask
 from popgpt.text.errors import UserError
@@ -130,10 +131,11 @@ def evaluate(model: GPT, dataset: Dataset, split: str, config: Config, world: Wo
     model.train()
     if not targets_sum:
         raise UserError(f"mask_before_token={config.mask_before_token!r} leaves no character of {split} to learn")
+    counts = np.array(flat, dtype=np.int64).reshape(counts.shape)
+    sums = Sums(loss, targets_sum, correct_sum, *counts[0].tolist())
     return {
-        "val_loss": loss / targets_sum,
-        "token_accuracy": correct_sum / targets_sum,
-        **exact_match_metrics(np.array(flat, dtype=np.int64).reshape(counts.shape), meta.symbols),
+        **{name: metric.measure(sums) for name, metric in METRICS.items()},
+        **exact_match_metrics(counts, meta.symbols),
     }
 
 

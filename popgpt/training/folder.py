@@ -30,6 +30,7 @@ ERROR = "error.txt"
 MARK = ".mark"
 DRIVER_LOCK = ".driver.lock"
 WRITER_LOCK = ".lock"
+SWEEP = "sweep.json"  # in the folder of a sweep, whose winner's run is in best/
 PATIENCE_SECONDS = 20.0
 STATE = re.compile(r"state-(\d{1,18})\.pt")
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from popgpt.metrics.row import Row, RunResult
 from popgpt.storage.folder import Folder, LineFile
 from popgpt.text.errors import UserError
 from popgpt.training import checkpoint, folder
 
-Row = dict[str, Any]
 UNFINISHED = re.compile(
     r"\.(ckpt\.pt|state-\d+\.pt|metrics(-\d+)?\.jsonl|result\.json|config\.yaml|\.mark|error\.txt)\."
 )
@@ -59,7 +59,7 @@ class Keeper:
         """Whether something could not be written."""
         return self._trouble is not None
 
-    def begin(self, iteration: int, best: bool, result: Row) -> None:
+    def begin(self, iteration: int, best: bool, result: RunResult) -> None:
         """Go on after `iteration`: undo or complete what a killed run left half done.
 
         Args:
@@ -88,7 +88,7 @@ class Keeper:
         except OSError as error:
             self._trouble = error
 
-    def save(self, state: Row, best: bool, result: Row) -> None:
+    def save(self, state: dict[str, Any], best: bool, result: RunResult) -> None:
         """Save a state and what result.json holds then. The caller may go on to change the state at once."""
         if not self._active:
             return
@@ -105,7 +105,7 @@ class Keeper:
         self._wait()
         self.wait_seconds += time.perf_counter() - started
 
-    def _write(self, state: Row, best: bool, result: Row, lines: int) -> None:
+    def _write(self, state: dict[str, Any], best: bool, result: RunResult, lines: int) -> None:
         started = time.perf_counter()
         self._metrics.keep(lines, whole=result["status"] == "completed")
         checkpoint.save(state, self._folder)

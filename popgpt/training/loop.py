@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,17 +16,18 @@ from popgpt.config import Config
 from popgpt.data.batches import IGNORE_INDEX, Rows, make_rows
 from popgpt.data.dataset import Dataset
 from popgpt.lines.shuffle import derive_key, mix
+from popgpt.metrics.row import Row, RunResult
 from popgpt.storage.folder import Folder
 from popgpt.text.errors import UserError
 from popgpt.training import folder
 from popgpt.training.evaluation import batch_loss, evaluate
 from popgpt.training.keeper import Keeper
+from popgpt.training.memory import keep_freed_memory, memory_advice
 from popgpt.training.optim import lr_at, set_lr, trainable
 from popgpt.training.run import Run, begin, capture, summarize, take_best
-from popgpt.training.world import World, keep_freed_memory
+from popgpt.training.world import World
 
 logger = logging.getLogger(__name__)
-Row = dict[str, Any]
 MOST_SKIPPED = 10
 
 
@@ -38,7 +38,7 @@ def fit(
     report: Callable[[Row], None] = lambda row: None,
     should_stop: Callable[[], bool] = lambda: False,
     settled: bool = False,
-) -> Row:
+) -> RunResult:
     """Train to max_iters, or until some worker's `should_stop()`; return what result.json holds.
 
     It goes on from the state in out_dir, where there is one.
@@ -171,15 +171,6 @@ def told_plainly(config: Config) -> Iterator[None]:
         if not isinstance(error, kinds) and "DefaultCPUAllocator" not in str(error):
             raise
         raise UserError(memory_advice(config)) from error
-
-
-def memory_advice(config: Config) -> str:
-    """What to do where memory does not suffice."""
-    return (
-        f"out of memory with batch_size={config.batch_size}, block_size={config.block_size}, "
-        f"d_model={config.d_model}, n_layer={config.n_layer}: lower batch_size, and raise gradient_accumulation_steps "
-        f"by the same factor to train on as many rows an iteration"
-    )
 
 
 def dropout_keys(config: Config, row_numbers: np.ndarray, device: torch.device) -> Tensor | None:

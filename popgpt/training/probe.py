@@ -14,9 +14,10 @@ from popgpt.data.dataset import Dataset
 from popgpt.model.gpt import GPT
 from popgpt.training.evaluation import evaluate
 from popgpt.training.loop import train_step
+from popgpt.training.memory import keep_freed_memory
 from popgpt.training.optim import make_optimizers
 from popgpt.training.run import Run
-from popgpt.training.world import World, keep_freed_memory, pick_device
+from popgpt.training.world import World, pick_device
 
 PROBE_SECONDS = 3.0
 
@@ -56,8 +57,3 @@ def gpu_memory(config: Config, dataset: Dataset, rows: Rows) -> dict[str, int]:
     free, total = torch.cuda.mem_get_info()
     context = total - free - torch.cuda.memory_reserved()
     return {"total": total, "context": context, "peak": torch.cuda.max_memory_reserved()}
-
-
-def largest(configs: list[Config]) -> Config:
-    """The config that takes the most memory, by the size of its activations."""
-    return max(configs, key=lambda c: (c.batch_size * c.block_size * c.d_model * c.n_layer, c.block_size))

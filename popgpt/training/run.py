@@ -13,6 +13,7 @@ from popgpt.config import Config, may_agree
 from popgpt.data.batches import count_left_out, make_rows
 from popgpt.data.dataset import Dataset
 from popgpt.metrics.metric import score
+from popgpt.metrics.row import Row, RunResult
 from popgpt.model.gpt import GPT
 from popgpt.storage.folder import Folder, absolute
 from popgpt.text.errors import UserError
@@ -21,7 +22,6 @@ from popgpt.training.optim import make_optimizers
 from popgpt.training.world import World
 
 logger = logging.getLogger(__name__)
-Row = dict[str, Any]
 WEIGHTS = ("n_layer", "d_model", "n_head", "block_size", "bias")
 ORDER = ("seed", "rows_per_iteration", "align_to_lines", "isolate_lines", "mask_before_token", "mask_per_line")
 COUNTS = ("iteration", "lines", "tokens", "train_seconds", "skipped", "scores")
@@ -147,7 +147,7 @@ def take_best(run: Run, evaluated: Row, config: Config) -> bool:
     return best
 
 
-def capture(run: Run, config: Config, dataset: Dataset) -> Row:
+def capture(run: Run, config: Config, dataset: Dataset) -> dict[str, Any]:
     """Everything the run goes on from; its tensors are the run's own."""
     meta = dataset.meta
     return {
@@ -163,7 +163,7 @@ def capture(run: Run, config: Config, dataset: Dataset) -> Row:
     }
 
 
-def summarize(run: Run, config: Config, dataset: Dataset, world: World, started: float) -> Row:
+def summarize(run: Run, config: Config, dataset: Dataset, world: World, started: float) -> RunResult:
     """What result.json holds: the validation scores of ckpt.pt, and what the run cost.
 
     It is written with each state; its status is `interrupted` as long as max_iters is not reached.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import socket
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,10 +13,6 @@ from torch import Tensor, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from popgpt.training.board import Board
-
-# malloc.h. The second alone would make it worse: setting either ends glibc's own adjusting of the first.
-M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
-LARGE_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -159,12 +153,3 @@ def pick_device(name: str, index: int = 0) -> torch.device:
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", index)
-
-
-def keep_freed_memory() -> bool:
-    """Keep what tensors free for the next ones: given back, it is paged in again at every iteration.
-
-    True where the C library is one that can be told so (glibc).
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    return mallopt is not None and all(mallopt(option, LARGE_BYTES) for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD))

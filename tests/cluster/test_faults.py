@@ -18,11 +18,12 @@ import torch
 from popgpt.cluster import session
 from popgpt.config import Config
 from popgpt.data.dataset import ensure_dataset
+from popgpt.metrics.row import Row
 from popgpt.storage.folder import Folder
 from popgpt.text.errors import UserError
 from popgpt.training import folder
 from popgpt.training.folder import state_names
-from popgpt.training.loop import Row, fit
+from popgpt.training.loop import fit
 from popgpt.training.world import World
 from tests.conftest import tiny_config
 from tests.moments import MOMENTS, RUN, SAMPLE, Moment, finished, phase, rows

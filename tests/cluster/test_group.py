@@ -16,10 +16,11 @@ import torch
 from popgpt.cluster import session
 from popgpt.config import Config
 from popgpt.data.dataset import ensure_dataset
+from popgpt.metrics.row import Row
 from popgpt.storage.folder import Folder
 from popgpt.text.errors import UserError
 from popgpt.training.folder import last_state, read_metrics
-from popgpt.training.loop import Row, fit
+from popgpt.training.loop import fit
 from popgpt.training.world import World
 from tests.nodes import WORKER, exposed, family, kill, listening, nothing_is_held, pids, wait_for, worker_pids
 

@@ -14,7 +14,8 @@ import torch
 
 from popgpt.config import Config, make_config, read_yaml
 from popgpt.data.dataset import ensure_dataset
-from popgpt.training.loop import Row, fit
+from popgpt.metrics.row import Row
+from popgpt.training.loop import fit
 from popgpt.training.world import World
 from tests.conftest import TINY
 

@@ -15,6 +15,7 @@ from benchmarks.record import drive, new_record
 from popgpt import report
 from popgpt.sweep import stored
 from popgpt.sweep.record import Record
+from popgpt.sweep.report import files
 from popgpt.sweep.space import sample
 from popgpt.text.errors import UserError
 
@@ -102,8 +103,8 @@ def test_a_report_can_be_made_at_any_time(tmp_path: Path) -> None:
     record = new_record(tmp_path, 4, 100)
     for count, _ in enumerate(drive(record, tmp_path, silent)):
         if count in (0, 3, 9):
-            report.write(tmp_path)
-    assert (tmp_path / report.HTML).exists()
+            files.write_report(tmp_path)
+    assert (tmp_path / files.HTML).exists()
 
 
 def test_a_row_of_sweep_json_is_a_line(tmp_path: Path) -> None:

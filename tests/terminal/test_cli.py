@@ -8,14 +8,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from popgpt.config import make_config
-from popgpt.terminal.progress import SweepProgress, TrainingProgress, Unbreakable, describe_budget, stop_on_interrupt
+from popgpt.terminal.progress import TrainingProgress, Unbreakable, stop_on_interrupt
 
 ROW = {"iteration": 1, "train_loss": 1.0, "lines": 8, "train_seconds": 0.1, "learning_rate": 1e-3}
 PATIENCE = 600.0
@@ -301,20 +300,6 @@ def test_training_goes_on_where_nobody_watches(terminal: bool, capsys: pytest.Ca
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("terminal", [False, True])
-def test_a_sweep_goes_on_where_nobody_watches(terminal: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    broken = Broken(terminal)
-    console = Console(file=broken, force_terminal=terminal)  # type: ignore[arg-type]
-    trial = {"id": "0000", "config": {"d_model": 64}, "status": "running", "reason": None, "metrics": []}
-    sweep = SimpleNamespace(metric="exact_match", max_t=9)
-    record = SimpleNamespace(runs={"0000": trial}, sweep=sweep, unfinished=lambda: ["0000"])
-    with SweepProgress(record, console) as progress:  # type: ignore[arg-type]
-        progress("0000", "started")
-        progress("0000", "ended")
-    assert broken.attempts == 1
-    assert capsys.readouterr() == ("", "")
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_a_row_is_shown_is_taken_as_any_other(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -347,9 +332,3 @@ def test_a_stream_that_works_is_written_to(capsys: pytest.CaptureFixture[str]) -
     stream.flush()
     assert capsys.readouterr().out == "told"
     assert stream.encoding == sys.stdout.encoding
-
-
-def test_what_a_sweep_may_yet_spend() -> None:
-    said = "1,200 iterations done, at most 5,000 left"
-    assert describe_budget(1200, 5000, 0, 12.2) == f"{said}; 0:00:12 so far"
-    assert describe_budget(1200, 5000, 500, 60) == f"{said}; 0:01:00 so far, at most 0:10:00 left"

@@ -11,11 +11,12 @@ import torch
 
 from popgpt.config import Config
 from popgpt.data.dataset import ensure_dataset
+from popgpt.metrics.row import Row
 from popgpt.storage.folder import Folder
 from popgpt.text.errors import UserError
 from popgpt.training import checkpoint, folder
 from popgpt.training.folder import read_metrics
-from popgpt.training.loop import Row, fit
+from popgpt.training.loop import fit
 from popgpt.training.world import World
 from tests.runs import logged, same_states, timeless
 

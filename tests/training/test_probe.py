@@ -6,7 +6,8 @@ from pathlib import Path
 from popgpt.config import Config
 from popgpt.data.batches import make_rows
 from popgpt.data.dataset import ensure_dataset
-from popgpt.training.probe import largest, probe
+from popgpt.training.memory import largest
+from popgpt.training.probe import probe
 
 Make = Callable[..., Config]
 

@@ -12,11 +12,12 @@ import torch
 
 from popgpt.config import Config
 from popgpt.data.dataset import ensure_dataset
+from popgpt.metrics.row import Row
 from popgpt.storage import stores
 from popgpt.storage.folder import Folder
 from popgpt.text.errors import UserError
 from popgpt.training import checkpoint, folder
-from popgpt.training.loop import Row, fit
+from popgpt.training.loop import fit
 from tests import s3
 from tests.nodes import PATIENCE
 from tests.runs import some_state

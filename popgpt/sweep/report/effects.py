@@ -66,7 +66,7 @@ def goodness(level: Comparison) -> dict[str, float]:
     low, high = min(level.scores.values()), max(level.scores.values())
     if low == high:
         return dict.fromkeys(level.scores, 1.0)
-    up = METRICS[level.metric] == "max"
+    up = METRICS[level.metric].direction == "max"
     return {name: (value - low if up else high - value) / (high - low) for name, value in level.scores.items()}
 
 

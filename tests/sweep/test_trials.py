@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from popgpt.cluster.trials import OUT_OF_MEMORY, cause_of_death
+from popgpt.sweep.trials import OUT_OF_MEMORY, cause_of_death
 from tests.conftest import tiny_config
 
 MEMORY = (

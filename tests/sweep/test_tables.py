@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from popgpt.terminal import tables
+from popgpt.sweep import tables
 from tests.sweep.test_ranking import TRIALS
 
 REASON = "asha: rung 100: exact_match 0.0123, not promoted"

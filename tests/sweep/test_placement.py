@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from popgpt.cluster import session
-from popgpt.cluster.placement import GpuMemory, Placement, place, shares_gpus, too_tight
 from popgpt.sweep import space
+from popgpt.sweep.placement import GpuMemory, Placement, place, shares_gpus, too_tight
 from popgpt.text.errors import UserError
 
 GIB = 2**30

@@ -20,12 +20,12 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.search import Searcher
 
 from popgpt.cluster.controller import free_places
-from popgpt.cluster.placement import Placement
-from popgpt.cluster.worker import gpu_memory_of, try_out
 from popgpt.config import Config, make_config
 from popgpt.sweep.asha import AshaScheduler
+from popgpt.sweep.placement import Placement
+from popgpt.sweep.trial import gpu_memory_of, try_out
 from popgpt.text.errors import UserError
-from popgpt.training.loop import memory_advice
+from popgpt.training.memory import memory_advice
 
 logger = logging.getLogger(__name__)
 Told = Callable[[str, str, dict[str, Any]], None]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from popgpt.config import Config
+from popgpt.metrics.row import Row
 from popgpt.terminal import cli
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from popgpt.sweep.record import Record
     from popgpt.tracking import Run
 
-Row = dict[str, Any]
 WENT_ON = "went on as a finalist"
 
 
@@ -26,7 +26,7 @@ def trial_config(record: Record, out_dir: Path, name: str) -> Config:
     return cli.absolute(config.model_copy(update={"out_dir": str(trial_folder(out_dir, name))}))
 
 
-class Mirror:
+class SweepTracker:
     """Tells the services what Ray Tune tells of a sweep."""
 
     def __init__(self, record: Record, out_dir: Path, dataset: Dataset, base: Config, resume: bool):
@@ -62,7 +62,7 @@ class Mirror:
         )
 
     def take(self, name: str, event: str, what: Mapping[str, Any]) -> None:
-        """Mirror an event of a trial, which the record has taken in."""
+        """Record an event of a trial, which the record has taken in."""
         if event == "started":
             self._begin(name)
         elif event == "reported":
@@ -80,7 +80,7 @@ class Mirror:
                 self._end(name)
 
     def add(self, name: str, rows: list[Row]) -> None:
-        """Mirror rows of a trial that had ended before anybody was told of them."""
+        """Record rows of a trial that had ended before anybody was told of them."""
         self._begin(name, resume=True)
         self._runs[name].log(rows)
         self._end(name)
@@ -107,7 +107,7 @@ class Mirror:
         self._ended[name] = run
 
     def _tell_again(self) -> None:
-        """Mirror the trials that ended under an earlier process: it may have been killed before it had told of them."""
+        """Record the trials that ended under an earlier process: it may have been killed before it had told of them."""
         from popgpt.sweep import record
 
         for name, run in self._record.runs.items():
@@ -117,10 +117,10 @@ class Mirror:
                 self._end(name)
 
     def finish(self, status: str, winner: Row | None) -> None:
-        """Mirror the end of the sweep, of the trials that it cut short, and the files, which are all written by now."""
-        from popgpt import report
+        """Record the end of the sweep, of the trials that it cut short, and the files, which are all written by now."""
         from popgpt.storage.folder import Folder
         from popgpt.sweep import record
+        from popgpt.sweep.report.files import HTML, MARKDOWN
         from popgpt.training.folder import outcome
 
         for name in list(self._runs):
@@ -131,7 +131,7 @@ class Mirror:
             folder = record.trial_folder(self._out_dir, name)
             for file in outcome(Folder(folder)):
                 run.artifact(folder / file)
-        for path in (self._out_dir / name for name in (record.FILE, report.HTML, report.MARKDOWN)):
+        for path in (self._out_dir / name for name in (record.FILE, HTML, MARKDOWN)):
             if path.exists():
                 self._parent.artifact(path)
         if winner:

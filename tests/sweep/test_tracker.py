@@ -10,9 +10,9 @@ import yaml
 
 from popgpt import tracking
 from popgpt.data.dataset import ensure_dataset
-from popgpt.mirror import Mirror
 from popgpt.sweep.record import Record
 from popgpt.sweep.space import load_sweep, sample
+from popgpt.sweep.tracker import SweepTracker
 from popgpt.tracking import sender
 from tests.conftest import TINY
 from tests.services import Inside, client
@@ -42,16 +42,18 @@ def row(iteration: int, seconds: float) -> dict[str, Any]:
 
 
 class Told:
-    """A sweep whose record and mirror are told the same, as `tune` has it."""
+    """A sweep whose record and tracker are told the same, as `tune` has it."""
 
     def __init__(self, here: Path) -> None:
         sweep = load_sweep("space.yaml", [])
         self.record, self.out_dir = Record(sweep, sample(sweep)), here / "sweep"
-        self.mirror = Mirror(self.record, self.out_dir, ensure_dataset(sweep.config()), sweep.config(), resume=False)
+        self.tracker = SweepTracker(
+            self.record, self.out_dir, ensure_dataset(sweep.config()), sweep.config(), resume=False
+        )
 
     def __call__(self, name: str, event: str, *rows: dict[str, Any], reason: str | None = None) -> None:
         self.record.take(name, event, {"rows": rows}, reason)
-        self.mirror.take(name, event, {"rows": rows})
+        self.tracker.take(name, event, {"rows": rows})
 
     def runs(self) -> dict[str, Any]:
         """The runs by their trial; the parent as ``."""
@@ -81,7 +83,7 @@ def test_statuses_and_times_are_a_trials_own_and_a_name_has_one_meaning(here: Pa
     tell("0001", "ended")
     tell("0000", "ended", reason="asha: rung 1")
     test = {"exact_match": 0.25, "exact_match_n": 60, "val_loss": 2.0, "by_operation": {"+": {"exact_match": 0.5}}}
-    tell.mirror.finish("failed", {"id": "0001", "run_dir": str(here / "sweep"), "test": test})
+    tell.tracker.finish("failed", {"id": "0001", "run_dir": str(here / "sweep"), "test": test})
     runs = tell.runs()
     assert {name: (run.info.status, run.data.tags["status"]) for name, run in runs.items()} == {
         **{"": ("FINISHED", "completed"), "0000": ("KILLED", "stopped"), "0001": ("FINISHED", "completed")}
@@ -100,5 +102,5 @@ def test_a_trial_that_is_held_when_the_sweep_ends_is_not_said_to_wait(here: Path
     tell("0000", "started")
     tell("0000", "reported", row(1, 2.0))
     tell("0000", "paused")
-    tell.mirror.finish("interrupted", None)
+    tell.tracker.finish("interrupted", None)
     assert {name: run.info.status for name, run in tell.runs().items()} == {"": "KILLED", "0000": "KILLED"}
