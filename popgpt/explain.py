@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from popgpt.config import MOST, Config, load_config, read_yaml, where_from
+from popgpt.config import MOST, Config, flat, load_config, read_yaml, where_from
 from popgpt.terminal import cli
 from popgpt.text.printable import printable
 
@@ -71,10 +71,10 @@ def where_swept_from(sweep: Sweep, path: str, overrides: Sequence[str]) -> dict[
     typed = {key.removeprefix("config.") for key in words if key not in SweepFile.model_fields}
     base = words.get("config") or Path(path).parent / read_yaml(path)["config"]
     sources = where_from(base)
-    for name in sweep.base:
+    for name in flat(sweep.base):
         if name in typed:
             sources[name] = "command line"
-        elif sources[name] != "file":
+        elif sources.get(name) != "file":
             sources[name] = "search space"
     return sources | dict.fromkeys(sweep.space, "swept")
 
@@ -105,8 +105,8 @@ def values_of(kind: str, values: Sequence[Any]) -> str:
 
 def parameters(config: Config, sources: Mapping[str, str]) -> list[str]:
     """Each parameter, its value and where that comes from; the defaults last, on one line."""
-    values = {name: printable(str(cli.shown(value))) for name, value in config.model_dump().items()}
-    said = [name for name in values if sources[name] != "default"]
+    values = {name: printable(str(cli.shown(value))) for name, value in flat(config.model_dump()).items()}
+    said = [name for name in values if sources.get(name, "default") != "default"]
     width = max((len(f"{name}={values[name]}") for name in said), default=0)
     lines = [f"  {f'{name}={values[name]}':<{width}}  {sources[name]}" for name in said]
     rest = ", ".join(f"{name}={values[name]}" for name in values if name not in said)

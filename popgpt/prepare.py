@@ -29,7 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("\n".join(describe(dataset)))
     tell(f"{'prepared' if built else 'already there'}: {path} ({time.perf_counter() - begun:.1f} s)")
     if given.from_text is not None:
-        words = ["task=text", f"dataset={given.dataset}", *([f"data_dir={given.data_dir}"] if given.data_dir != "data" else [])]
+        words = [
+            "task=text",
+            f"dataset={given.dataset}",
+            *([f"data_dir={given.data_dir}"] if given.data_dir != "data" else []),
+        ]
         tell(f"train on it: python -m popgpt.train CONFIG {shlex.join(words)}")
         tell("  python -m popgpt.init FILE writes a CONFIG that fits to the lines of FILE, and a search space")
 

@@ -38,7 +38,7 @@ def test_it_says_what_it_built(config: str, tmp_path: Path, capsys: pytest.Captu
 
 def test_another_dataset_gives_way_only_to_force(config: str, tmp_path: Path) -> None:
     prepare.main([config, *SMALL])
-    with pytest.raises(UserError, match="was built with task.decimals=1, now it is task.decimals=0"):
+    with pytest.raises(UserError, match=r"was built with task\.decimals=1, now it is task\.decimals=0"):
         prepare.main([config, *SMALL, "task.decimals=0"])
     prepare.main([config, "--force", *SMALL, "task.decimals=0"])
     assert open_dataset(tmp_path / "data" / "calculator").meta.options["task.decimals"] == 0

@@ -2,6 +2,7 @@
 
 from popgpt.config.loading import (
     explain_error,
+    flat,
     load_config,
     make_config,
     merge,
@@ -39,6 +40,7 @@ __all__ = [
     "divisors",
     "dump_yaml",
     "explain_error",
+    "flat",
     "load_config",
     "make_config",
     "may_agree",

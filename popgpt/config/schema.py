@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
 
 from popgpt.metrics.metric import MetricName
+from popgpt.tasks.base import Task
+from popgpt.tasks.registry import DEFAULT_TASK, make_task, task_name
 from popgpt.text.errors import UserError, shortened
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -20,15 +22,6 @@ Rows = Annotated[int, Field(gt=0, le=MOST_ROWS)]
 Width = Annotated[int, Field(gt=0, le=WIDEST)]
 Workers = Annotated[int, Field(gt=0, le=1024)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
-Operation = Literal["+", "-", "*", "/"]
-OperandDigits = Annotated[int, Field(ge=1, le=9)]
-Digits = Annotated[int, Field(ge=0, le=9)]
-Number = TypeVar("Number")
-# The tags pick one branch to report on, and are named so that explain_error leaves them out of the key.
-PerOperation = Annotated[
-    Annotated[Number, Tag("constrained-number")] | Annotated[dict[Operation, Number], Tag("constrained-mapping")],
-    Discriminator(lambda value: "constrained-mapping" if isinstance(value, dict) else "constrained-number"),
-]
 
 SEPARATOR = "separator"
 
@@ -42,6 +35,7 @@ def _check_mask(value: str) -> str:
 Mask = Annotated[str, AfterValidator(_check_mask)]
 
 DERIVED = {
+    "dataset": ("task",),
     "lr_decay_iters": ("max_iters", "warmup_iters"),
     "min_lr": ("learning_rate",),
     "d_head": ("d_model", "n_head"),
@@ -80,32 +74,17 @@ class Config(BaseModel):
     )
 
     # The dataset
-    dataset: str = Field("calculator", pattern=r"^[\w.-]+$", description="name of the dataset inside data_dir")
+    task: Annotated[SerializeAsAny[Task], BeforeValidator(make_task)] = Field(  # type: ignore[assignment]
+        DEFAULT_TASK, description="what is learned: a task's name, or {name: ..., option: ...}"
+    )
+    dataset: str = Field(
+        DEFAULT_TASK, pattern=r"^[\w.-]+$", description="name of the dataset inside data_dir; default the task's name"
+    )
     data_dir: str = Field("data", min_length=1, description="folder that holds the datasets")
     data_seed: Seed = Field(1, description="of the generator and of the split")
     train_lines: Count = Field(200_000, description="lines to generate for training")
     val_lines: Count = Field(2_000, description="lines to generate for validation")
     test_lines: Count = Field(2_000, description="lines to generate for the final test")
-    operations: str = Field("+-*/", pattern=r"^[-+*/]+$", description="operations of the calculator, balanced")
-    operation_weights: dict[Operation, Count] = Field(
-        {}, description="share of an operation's lines, for example {'*': 3}; those not named weigh 1"
-    )
-    integer_digits: PerOperation[OperandDigits] = Field(
-        2, description="digits before an operand's point, at most; one number, or one for each operation"
-    )
-    decimals: PerOperation[Digits] = Field(
-        1, description="digits after an operand's point, at most; one number, or one for each operation"
-    )
-    result_decimals: Digits = Field(2, description="digits after a quotient's point, at most")
-    quotients: Literal["rounded", "exact"] = Field(
-        "rounded", description="rounded: half to even, to result_decimals; exact: only those that end within them"
-    )
-    signed: bool = Field(False, description="half of the operands are negative")
-    terms: Annotated[int, Field(ge=2, le=4)] = Field(2, description="operands of a prompt, with the usual precedence")
-    parentheses: bool = Field(False, description="also prompts with a pair of parentheses; takes 3 terms")
-    balance: Literal["lengths", "carries"] = Field(
-        "lengths", description="lengths: of the operands; carries: also the number of carries or borrows of + and -"
-    )
 
     # Rows
     block_size: Annotated[int, Field(ge=2, le=LONGEST)] = Field(64, description="positions of a row, T")
@@ -195,6 +174,8 @@ def _with_derived(given: dict[str, Any]) -> dict[str, Any]:
         given["lr_decay_iters"] = min(max(value["max_iters"], _number(value["warmup_iters"]), 1), MOST)
     if "min_lr" not in given:
         given["min_lr"] = float(f"{value['learning_rate'] / 10:.12g}") if _usable_rate(value["learning_rate"]) else 0.0
+    if "dataset" not in given:
+        given["dataset"] = task_name(value["task"])
     d_model, d_head, n_head = value["d_model"], given.get("d_head"), given.get("n_head")
     if isinstance(d_model, int) and 0 < d_model <= WIDEST:
         if d_head is None and n_head is None:
@@ -264,9 +245,7 @@ def _disagreement(config: Config) -> str | None:
         return f"min_workers={c.min_workers} should be at most workers={c.workers}"
     if c.workers > c.rows_per_iteration:
         return f"workers={c.workers} should be at most the {c.rows_per_iteration} rows of an iteration"
-    if len(set(c.operations)) != len(c.operations):
-        return f"operations={c.operations!r} should name each operation once"
-    return _path_problem(c) or _calculator_disagreement(c)
+    return _path_problem(c)
 
 
 def _path_problem(config: Config) -> str | None:
@@ -285,24 +264,6 @@ def path_problem(name: str, value: str) -> str | None:
         return f"{name}={shortened(value)} should hold no NUL character"
     if longest > 255:
         return f"{name}={shortened(value)} holds a name of {longest} bytes; at most 255 are possible"
-    return None
-
-
-def _calculator_disagreement(c: Config) -> str | None:
-    """The first combination of the calculator's options that cannot be, in words."""
-    for operation in c.operation_weights:
-        if operation not in c.operations:
-            return f"operation_weights names {operation!r}, which is not in operations={c.operations!r}"
-    for name in ("integer_digits", "decimals"):
-        value = getattr(c, name)
-        if isinstance(value, dict) and set(value) != set(c.operations):
-            return f"{name}={value!r} should have a number for each of operations={c.operations!r}, and no other"
-    if c.parentheses and c.terms == 2:
-        return "parentheses=True makes no difference with terms=2; use terms=3 or 4"
-    if c.quotients == "exact" and (c.terms > 2 or "/" not in c.operations):
-        return "quotients='exact' takes terms=2 and an operation '/'; use quotients='rounded'"
-    if c.balance == "carries" and (c.terms > 2 or c.signed or not set("+-") & set(c.operations)):
-        return "balance='carries' takes terms=2, signed=False and an operation '+' or '-'; use balance='lengths'"
     return None
 
 

@@ -362,7 +362,7 @@ def mask_token(config: Config, meta: Meta) -> str | None:
 
 
 def make_rows(config: Config, dataset: Dataset, split: str, seed: int) -> Rows:
-    """The rows that `config` makes of a split, in the order of `seed`. They are packed once, and kept with the split."""
+    """The rows that `config` makes of a split, in the order of `seed`; packed once, and kept with the split."""
     parameters = RowParameters(
         block_size=config.block_size,
         align_to_lines=config.align_to_lines,

@@ -35,13 +35,12 @@ from popgpt.config import (
     read_yaml,
 )
 from popgpt.metrics.metric import METRICS, MetricName
-from popgpt.tasks.calculator import arithmetic as calculator
 from popgpt.text.errors import MOST_TOLD, Mistakes, UserError, named, shortened, told_together
 
 KINDS = ("choice", "uniform", "loguniform", "randint", "grid", "divisors_of")
 RANGES = ("uniform", "loguniform", "randint")
 HEADS = frozenset({"d_head", "n_head"})
-DATA = frozenset({"dataset", "data_dir", "data_seed", "train_lines", "val_lines", "test_lines", *calculator.OPTIONS})
+DATA = frozenset({"task", "dataset", "data_dir", "data_seed", "train_lines", "val_lines", "test_lines"})
 RUN = frozenset(
     {"out_dir", "init_from", "device", "workers", "experiment"}
     | {"mlflow_log", "wandb_log", "wandb_project", "wandb_run_name"}
@@ -211,7 +210,7 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     raw = read_yaml(path)
     if not {"space", "config"} & raw.keys() and Config.model_fields.keys() & raw.keys():
         raise UserError(f"{path}: a config, not a search space; train it with python -m popgpt.train {path}")
-    own, run = _split(parse_overrides(overrides, _override_fields()))
+    own, run = _split(parse_overrides(overrides, _override_fields(), _task_of_base(raw, overrides, path)))
     domains = {key: value for key, value in run.items() if isinstance(value, dict) and set(KINDS) & value.keys()}
     raw = _overlay(raw, own)
     mistakes = Mistakes()
@@ -264,6 +263,16 @@ def _read_base(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return base
 
 
+def _task_of_base(raw: Mapping[str, Any], overrides: Iterable[str], path: str | Path) -> Any:
+    """What the base config says of its task; nothing where it can't be read, which is told elsewhere."""
+    named_last = [word.removeprefix("config=") for word in overrides if word.startswith("config=")]
+    try:
+        base = _read_base({"config": named_last[-1]}, Path()) if named_last else _read_base(raw, Path(path).parent)
+    except UserError:
+        return None
+    return base.get("task")
+
+
 def _overlay_space(given: Mapping[str, Any], domains: Mapping[str, Any], replaced: set[str]) -> dict[str, Any]:
     """The file's space less what the command line replaces; a new domain takes the old one's place in the order."""
     kept: dict[str, Any] = {}
@@ -289,7 +298,7 @@ def _split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     run: dict[str, Any] = {}
     for key, value in values.items():
         name = key.removeprefix("config.")
-        if key not in known and ALIASES.get(name) is None:
+        if key not in known and ALIASES.get(name) is None and not name.startswith("task."):
             hint = nearest_name(key, known, FOREIGN | OTHER_KEYS)
             raise UserError(f"unknown key {named(key)}={shortened(value)}{hint}")
         in_sweep = name == key and (key.split(".")[0] in SweepFile.model_fields)
@@ -357,6 +366,8 @@ def _read_space(given: Mapping[str, Any], source: str) -> tuple[dict[str, Domain
 
 def _check_name(name: str, key: str, before: set[str], source: str) -> None:
     where = f"space.{named(key)}"
+    if name.startswith("task."):
+        name = "task"
     if name not in Config.model_fields:
         raise UserError(f"{source}: unknown parameter {where}{nearest_name(name, Config.model_fields)}")
     if name in RUN:

@@ -13,12 +13,14 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 import popgpt.tasks
 from popgpt.tasks.base import Task
 from popgpt.text.errors import UserError, shortened
 
 GROUP = "popgpt.tasks"
-DEFAULT = "calculator"
+DEFAULT_TASK = "calculator"
 _NO_TASKS = {"base", "numbered", "registry"}
 _OWN = frozenset(module.name for module in pkgutil.iter_modules(popgpt.tasks.__path__)) - _NO_TASKS
 
@@ -47,13 +49,29 @@ def make_task(value: Any) -> Task:
     if isinstance(value, Task):
         return value
     given = {"name": value} if isinstance(value, str) else value
-    if not isinstance(given, Mapping) or not isinstance(given.get("name", DEFAULT), str):
+    if not isinstance(given, Mapping) or not isinstance(given.get("name", DEFAULT_TASK), str):
         raise ValueError(f"task={shortened(value)} should be a name or a mapping, {{name: ..., option: value}}")
     try:
-        task = find_task(given.get("name", DEFAULT))
+        task = find_task(given.get("name", DEFAULT_TASK))
     except UserError as error:
         raise ValueError(str(error)) from None
     return task.model_validate(dict(given))
+
+
+def task_name(value: Any) -> str:
+    """The name of the task that a config's `task` says; the default's where it says none, or nothing that can be."""
+    if isinstance(value, Task):
+        return value.name
+    name = value.get("name") if isinstance(value, Mapping) else value
+    return name if isinstance(name, str) else DEFAULT_TASK
+
+
+def task_fields(value: Any) -> dict[str, FieldInfo]:
+    """The options of the task that a config's `task` says, its name among them; none where there is no such task."""
+    try:
+        return find_task(task_name(value)).model_fields
+    except UserError:
+        return {}
 
 
 def _foreign() -> list[EntryPoint]:

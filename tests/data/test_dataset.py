@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from popgpt.config import Config, make_config, merge
 from popgpt.data import building
 from popgpt.data.building import assign_splits, build_dataset, count_overlaps
-from popgpt.data.dataset import plan_dataset, dataset_path, ensure_dataset, open_dataset
+from popgpt.data.dataset import dataset_path, ensure_dataset, open_dataset, plan_dataset
 from popgpt.data.meta import SPLITS
 from popgpt.lines.shuffle import mix
 from popgpt.lines.text import kind_of, split_line
