@@ -1,5 +1,6 @@
 """Every parameter of a run: the schema, and how its values are read, told and written."""
 
+from popgpt.config.derived import DERIVED, divisors
 from popgpt.config.loading import (
     explain_error,
     flat,
@@ -10,30 +11,21 @@ from popgpt.config.loading import (
     where_from,
 )
 from popgpt.config.names import ALIASES, FOREIGN, by_foreign_name, nearest_name
-from popgpt.config.schema import (
-    DERIVED,
-    MOST,
-    PLACE,
-    SEPARATOR,
-    Config,
-    Count,
-    Seed,
-    derived,
-    divisors,
-    may_agree,
-    path_problem,
-)
+from popgpt.config.roles import Role, role_of
+from popgpt.config.schema import GROUPS, SEPARATOR, Config, derived, may_agree, parameters_of, path_problem
+from popgpt.config.types import MOST, Count, Seed
 from popgpt.config.yaml12 import dump_yaml, parse_yaml, read_yaml
 
 __all__ = [
     "ALIASES",
     "DERIVED",
     "FOREIGN",
+    "GROUPS",
     "MOST",
-    "PLACE",
     "SEPARATOR",
     "Config",
     "Count",
+    "Role",
     "Seed",
     "by_foreign_name",
     "derived",
@@ -46,9 +38,11 @@ __all__ = [
     "may_agree",
     "merge",
     "nearest_name",
+    "parameters_of",
     "parse_overrides",
     "parse_yaml",
     "path_problem",
     "read_yaml",
+    "role_of",
     "where_from",
 ]

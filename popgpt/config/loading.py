@@ -10,8 +10,9 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from popgpt.config.derived import DERIVED
 from popgpt.config.names import ALIASES, FOREIGN, nearest_name
-from popgpt.config.schema import DERIVED, Config
+from popgpt.config.schema import Config
 from popgpt.config.yaml12 import parse_value, read_yaml
 from popgpt.tasks.registry import task_fields, task_name
 from popgpt.text.errors import MOST_TOLD, UserError, named, shortened, told_together

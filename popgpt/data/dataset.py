@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from popgpt.config import Config
+from popgpt.config import Config, Role, flat, parameters_of
 from popgpt.data.arrow import check_replaceable, open_arrow, read_meta
 from popgpt.data.building import Plan, build_dataset
 from popgpt.data.meta import SPLITS, Meta
@@ -196,11 +196,8 @@ def check_options(dataset: Dataset, task: str, options: Mapping[str, Any]) -> No
 
 def dataset_options(config: Config) -> dict[str, Any]:
     """All of a config that decides the lines of its task's dataset, as JSON would give it back."""
-    if not config.task.generates:
-        return {}
-    given = {name: getattr(config, name) for name in ("data_seed", "train_lines", "val_lines", "test_lines")}
-    options = {f"task.{name}": value for name, value in config.task.model_dump(exclude={"name"}).items()}
-    values: dict[str, Any] = json.loads(json.dumps(given | options))
+    decides = flat(config.model_dump(include=set(parameters_of(Role.DATA))))
+    values: dict[str, Any] = json.loads(json.dumps(decides)) if config.task.generates else {}
     return values
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from popgpt.config import PLACE, Config, merge
+from popgpt.config import Config, Role, merge, parameters_of
 from popgpt.sweep import finals, ranking, search, stored
 from popgpt.sweep.space import Sweep, SweepFile
 from popgpt.text.errors import UserError, shortened
@@ -260,7 +260,8 @@ def parts(definition: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """
     for key, value in definition.items():
         if key == "base":
-            yield from ((f"config.{name}", item) for name, item in value.items() if name not in PLACE)
+            place = parameters_of(Role.PLACE)
+            yield from ((f"config.{name}", item) for name, item in value.items() if name not in place)
         elif key in ("space", "asha") and value is not None:
             yield key, list(value) if key == "space" else None
             yield from ((f"{key}.{name}", item) for name, item in value.items())

@@ -22,6 +22,7 @@ from popgpt.config import (
     MOST,
     Config,
     Count,
+    Role,
     Seed,
     by_foreign_name,
     derived,
@@ -33,18 +34,14 @@ from popgpt.config import (
     parse_overrides,
     path_problem,
     read_yaml,
+    role_of,
 )
-from popgpt.metrics.metric import METRICS, MetricName
+from popgpt.metrics.metric import MetricName
 from popgpt.text.errors import MOST_TOLD, Mistakes, UserError, named, shortened, told_together
 
 KINDS = ("choice", "uniform", "loguniform", "randint", "grid", "divisors_of")
 RANGES = ("uniform", "loguniform", "randint")
 HEADS = frozenset({"d_head", "n_head"})
-DATA = frozenset({"task", "dataset", "data_dir", "data_seed", "train_lines", "val_lines", "test_lines"})
-RUN = frozenset(
-    {"out_dir", "init_from", "device", "workers", "experiment"}
-    | {"mlflow_log", "wandb_log", "wandb_project", "wandb_run_name"}
-)
 MOST_TRIALS, MOST_SEEDS = 5_000, 1_000
 FEW = 1_000  # values of a range that are told one by one
 # How many draws may come to nothing, for one trial and for all of a sweep, and how many of them may be refused.
@@ -179,11 +176,6 @@ class Sweep:
     finalists: int
     finalist_seeds: int
     search: str
-
-    @property
-    def mode(self) -> str:
-        """`max` or `min`: which end of the metric is best."""
-        return METRICS[self.metric].direction
 
     def config(self, parameters: Mapping[str, Any] | None = None) -> Config:
         """The config of a trial; without parameters, the base's. Raises UserError."""
@@ -370,9 +362,10 @@ def _check_name(name: str, key: str, before: set[str], source: str) -> None:
         name = "task"
     if name not in Config.model_fields:
         raise UserError(f"{source}: unknown parameter {where}{nearest_name(name, Config.model_fields)}")
-    if name in RUN:
+    role = role_of(Config.model_fields[name])
+    if role in (Role.PLACE, Role.RUN):
         raise UserError(f"{source}: {where} is no hyperparameter; set it in the config")
-    if name in DATA:
+    if role is Role.DATA:
         raise UserError(f"{source}: {where} describes the data, which all trials share; set it in the config")
     if name in before or (name in HEADS and HEADS & before):
         other = name if name in before else next(iter(HEADS & before))
@@ -428,7 +421,8 @@ def _is_size(name: str) -> bool:
     """Whether a parameter is a whole number above 0 whose divisors can be told in no time: not so a seed."""
     field = Config.model_fields[name]
     most = min((getattr(part, "le", math.inf) for part in field.metadata), default=math.inf)
-    return field.annotation is int and most <= MOST and name != "max_failures"
+    least = max((getattr(part, bound, -1) for part in field.metadata for bound in ("ge", "gt")), default=-1)
+    return field.annotation is int and least >= 0 and most <= MOST
 
 
 def _read_when(given: Any, where: str, source: str) -> tuple[str, tuple[Any, ...]]:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from popgpt.config import PLACE, Config, dump_yaml, flat, may_agree, parse_yaml
+from popgpt.config import Config, Role, dump_yaml, flat, may_agree, parameters_of, parse_yaml
 from popgpt.metrics.row import row_problem
 from popgpt.storage.folder import Folder, json_bytes, parse_json, split_lines
 from popgpt.storage.stores import StoreError
@@ -176,7 +176,7 @@ def holds_unfinished(config: Config) -> bool:
     if not started or config.init_from == "resume":
         return bool(started)
     before = flat(read_config(folder))
-    given = {key: value for key, value in flat(config.model_dump()).items() if key not in PLACE}
+    given = flat(config.model_dump(exclude=set(parameters_of(Role.PLACE))))
     others = [key for key, value in given.items() if not may_agree(key, before.get(key, value), value)]
     begun = last_state(folder) or RESULT in folder.names()
     finished = read_result(folder).get("status") == "completed"

@@ -40,18 +40,11 @@ def test_a_sweep_is_read_with_its_defaults(write: Any) -> None:
     sweep = load_sweep(write(num_samples=3, out_dir="there"))
     assert sweep.base == {"max_iters": 900, "best_by": "exact_match"}
     assert sweep.space["learning_rate"] == Domain("loguniform", (1e-3, 1e-2))
-    assert (sweep.metric, sweep.mode, sweep.num_samples, sweep.out_dir, sweep.seed) == (
-        "exact_match",
-        "max",
-        3,
-        "there",
-        0,
-    )
+    assert (sweep.metric, sweep.num_samples, sweep.out_dir, sweep.seed) == ("exact_match", 3, "there", 0)
     assert sweep.asha == Asha(grace_period=100, reduction_factor=3, brackets=1)
     assert sweep.max_t == 900
     assert (sweep.finalists, sweep.finalist_seeds) == (3, 2)
     assert sweep.resources == Resources(cpus_per_trial="auto", gpus_per_trial="auto", max_concurrent="auto")
-    assert load_sweep(write(metric="val_loss")).mode == "min"
 
 
 def test_overrides_reach_the_sweep_or_the_base(write: Any) -> None:
@@ -178,6 +171,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"space": {"learning_rate": -1.0}}, "space.learning_rate=-1.0 should be greater than 0"),
     ({"space": {"out_dir": {"choice": ["a"]}}}, "space.out_dir is no hyperparameter"),
     ({"space": {"train_lines": {"choice": [10]}}}, "space.train_lines describes the data"),
+    *(
+        ({"space": {name: {"choice": [True, 3]}}}, f"space.{name} is no hyperparameter; set it in the config")
+        for name in ("best_by", "always_save_checkpoint", "min_workers", "worker_timeout", "max_failures")
+    ),
     (
         {"space": {"d_head": {"choice": [8]}, "n_head": {"choice": [8]}}},
         "space.n_head and space.d_head are one parameter",
@@ -369,10 +366,10 @@ def test_divisors_of_what_follows_from_swept_parameters(write: Any) -> None:
 @pytest.mark.parametrize("of_base", [True, False])
 def test_divisors_are_of_sizes_only(write: Any, of: str, of_base: bool) -> None:
     space = {"d_head": {"divisors_of": of}} if of_base else {of: {"divisors_of": "d_model"}}
-    if not of_base and of in ("seed", "max_failures"):  # which take any whole number
+    if not of_base and of == "seed":  # which takes any whole number
         assert sample(load_sweep(write(space)))
         return
-    with pytest.raises(UserError, match=r"whole number") as refused:
+    with pytest.raises(UserError, match=r"whole number|min_workers is no hyper|max_failures is no hyper") as refused:
         load_sweep(write(space))
     assert len(str(refused.value).splitlines()) == 1
 
