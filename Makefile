@@ -9,7 +9,7 @@ SLOW_JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest --dist loadfile --durations 25 --durations-min 1
 MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 
-.PHONY: help install tune train ui test quick test-slow soak lint clean
+.PHONY: help install tune train ui test quick test-slow soak lint docs clean
 
 help:
 	@echo "make tune       sweep search_spaces/calculator.yaml on this machine; the last sweep is kept as *.old-N"
@@ -18,6 +18,7 @@ help:
 	@echo "make test       lint, types and the tests, all but slow and gpu ones; JOBS=$(JOBS) at a time"
 	@echo "make test-slow  the tests marked slow; SLOW_JOBS=$(SLOW_JOBS) at a time"
 	@echo "make soak       the whole of what those two run a sample of: an hour"
+	@echo "make docs       docs/parameters.md from the schemas"
 	@echo "make clean      remove $(VENV); data, runs and sweeps stay"
 
 install: $(INSTALLED)
@@ -55,6 +56,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install
+	$(BIN)/python docs/parameters.py
 
 clean:
 	rm -rf $(VENV)

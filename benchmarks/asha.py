@@ -20,8 +20,10 @@ from typing import Any
 
 from popgpt import tune
 from popgpt.sweep.asha import AshaScheduler, scheduler
+from popgpt.sweep.draws import sample
 from popgpt.sweep.record import FILE, Record, read
-from popgpt.sweep.space import Sweep, load_sweep, sample
+from popgpt.sweep.schema import Sweep
+from popgpt.sweep.space import load_sweep
 from popgpt.terminal.cli import run
 from popgpt.terminal.progress import describe_exact_match
 

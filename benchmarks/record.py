@@ -20,9 +20,10 @@ import yaml
 from rich.console import Console
 
 from popgpt.sweep import asha, stored
+from popgpt.sweep.draws import sample
 from popgpt.sweep.progress import SweepProgress
 from popgpt.sweep.record import Record
-from popgpt.sweep.space import load_sweep, sample
+from popgpt.sweep.space import load_sweep
 from popgpt.terminal.cli import run
 
 AT_ONCE = 4

@@ -28,8 +28,10 @@ from popgpt.cluster.session import Resources, connected
 from popgpt.config import make_config
 from popgpt.data.dataset import ensure_dataset
 from popgpt.storage.folder import Folder
+from popgpt.sweep.draws import sample
 from popgpt.sweep.placement import place
-from popgpt.sweep.space import Sweep, load_sweep, sample
+from popgpt.sweep.schema import Sweep
+from popgpt.sweep.space import load_sweep
 from popgpt.sweep.trial import try_out
 from popgpt.sweep.trials import run_trials
 from popgpt.terminal.cli import run

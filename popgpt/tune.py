@@ -19,11 +19,11 @@ from popgpt.text.errors import UserError
 if TYPE_CHECKING:
     from popgpt.cluster.session import Resources
     from popgpt.data.dataset import Dataset
-    from popgpt.sweep import space
+    from popgpt.sweep import schema
     from popgpt.sweep.asha import AshaScheduler
     from popgpt.sweep.placement import Placement
     from popgpt.sweep.record import Record
-    from popgpt.sweep.space import Sweep
+    from popgpt.sweep.schema import Sweep
     from popgpt.sweep.tracker import SweepTracker
 
 LINES_BELOW = 14  # that are told under the table of the trials, at most
@@ -113,11 +113,11 @@ def tune(sweep: Sweep, resume: bool, force: bool, retry_failed: bool) -> int:
 
 def begin(sweep: Sweep, out_dir: Path, resume: bool, force: bool, retry_failed: bool) -> Record:
     """The record of a new sweep, or of the one to go on with. Raises UserError where a sweep is in the way."""
-    from popgpt.sweep import record, search, space
+    from popgpt.sweep import draws, record, search
 
     if sweep.search == "optuna":
         search.load()
-    trials = record.Record(sweep, space.sample(sweep))
+    trials = record.Record(sweep, draws.sample(sweep))
     if resume:
         failed = trials.take_up(record.read(out_dir), retry_failed)
         if failed:
@@ -250,7 +250,7 @@ def placer(record: Record, resources: Resources) -> Callable[[int], Placement]:
     return lambda count: place(*how, count, memory)
 
 
-def demands(record: Record, has: Resources) -> tuple[space.Resources, Resources, int, str]:
+def demands(record: Record, has: Resources) -> tuple[schema.Resources, Resources, int, str]:
     """What `place` is to know of a sweep's trials, but for their number."""
     base = record.sweep.config()
     return record.sweep.resources, has, base.workers, base.device

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from popgpt.config import Config, dump_yaml
-from popgpt.sweep.space import KINDS, SweepFile
+from popgpt.sweep.domain import KINDS
+from popgpt.sweep.schema import SweepFile
 
 NAMES = [*Config.model_fields, "n_embd"]
 ODD = [

@@ -11,7 +11,8 @@ import pytest
 
 from popgpt import explain
 from popgpt.config import load_config
-from popgpt.sweep.space import load_sweep, sample
+from popgpt.sweep.draws import sample
+from popgpt.sweep.space import load_sweep
 from popgpt.text.errors import UserError
 from tests import hostile
 

@@ -20,9 +20,9 @@ from popgpt.data.dataset import ensure_dataset
 from popgpt.storage.folder import Folder
 from popgpt.sweep import stored
 from popgpt.sweep.asha import scheduler
+from popgpt.sweep.draws import sample as draw
 from popgpt.sweep.record import Record
 from popgpt.sweep.space import load_sweep
-from popgpt.sweep.space import sample as draw
 from popgpt.sweep.tracker import trial_config
 from popgpt.text.errors import UserError
 from popgpt.training.folder import read_metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,12 @@ def test_no_parameter_is_forgotten() -> None:
 
 
 OPTIONS_TESTED_WITH_THE_CALCULATOR = {"operation_weights", "signed", "terms", "parentheses", "quotients", "balance"}
+
+
+def test_the_page_of_parameters_is_written_from_the_schemas() -> None:
+    """`make docs` writes it."""
+    script = Path(__file__).parent.parent / "docs" / "parameters.py"
+    assert runpy.run_path(str(script))["page"]() == script.with_suffix(".md").read_text(encoding="utf-8")
 
 
 def trained(config: Config) -> tuple[list[float], list[torch.Tensor]]:

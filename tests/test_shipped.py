@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from popgpt.config import load_config
-from popgpt.sweep.space import load_sweep, sample
+from popgpt.sweep.draws import sample
+from popgpt.sweep.space import load_sweep
 
 ROOT = Path(__file__).parent.parent
 

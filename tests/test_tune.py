@@ -29,9 +29,10 @@ from popgpt.data.dataset import ensure_dataset
 from popgpt.data.meta import SPLITS
 from popgpt.storage.folder import Folder
 from popgpt.sweep import stored
+from popgpt.sweep.draws import sample
 from popgpt.sweep.record import Record
 from popgpt.sweep.search import propose
-from popgpt.sweep.space import load_sweep, sample
+from popgpt.sweep.space import load_sweep
 from popgpt.sweep.tracker import trial_config
 from popgpt.text.errors import UserError
 from popgpt.training.checkpoint import load_best

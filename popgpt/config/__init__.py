@@ -2,6 +2,7 @@
 
 from popgpt.config.derived import DERIVED, divisors
 from popgpt.config.loading import (
+    COMMAND_LINE,
     explain_error,
     flat,
     load_config,
@@ -14,10 +15,11 @@ from popgpt.config.names import ALIASES, FOREIGN, by_foreign_name, nearest_name
 from popgpt.config.roles import Role, role_of
 from popgpt.config.schema import GROUPS, SEPARATOR, Config, derived, may_agree, parameters_of, path_problem
 from popgpt.config.types import MOST, Count, Seed
-from popgpt.config.yaml12 import dump_yaml, parse_yaml, read_yaml
+from popgpt.config.yaml12 import as_yaml, dump_yaml, parse_yaml, read_yaml
 
 __all__ = [
     "ALIASES",
+    "COMMAND_LINE",
     "DERIVED",
     "FOREIGN",
     "GROUPS",
@@ -27,6 +29,7 @@ __all__ = [
     "Count",
     "Role",
     "Seed",
+    "as_yaml",
     "by_foreign_name",
     "derived",
     "divisors",

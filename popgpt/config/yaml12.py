@@ -180,3 +180,8 @@ def parse_value(text: str, where: str) -> Any:
         return _load(text)
     except Exception as error:  # PyYAML lets through what int() and deep nesting raise
         raise UserError(f"{where}: the value is not valid YAML: {_yaml_problem(error)}") from None
+
+
+def as_yaml(value: Any) -> str:
+    """A parameter's value for people, as YAML has it; a text without quotes."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -11,7 +11,7 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from popgpt.metrics.metric import METRICS, score
-from popgpt.sweep.space import Sweep, rungs
+from popgpt.sweep.schema import Sweep, rungs
 from popgpt.text.errors import UserError
 
 Score = tuple[float, float]

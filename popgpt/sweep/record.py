@@ -11,7 +11,7 @@ from typing import Any
 
 from popgpt.config import Config, Role, merge, parameters_of
 from popgpt.sweep import finals, ranking, search, stored
-from popgpt.sweep.space import Sweep, SweepFile
+from popgpt.sweep.schema import Sweep, SweepFile
 from popgpt.text.errors import UserError, shortened
 
 FILE, OPEN = stored.FILE, stored.OPEN
@@ -29,7 +29,7 @@ class Record:
     """
 
     def __init__(self, sweep: Sweep, drawn: Sequence[Mapping[str, Any]]):
-        """drawn: what random search tries, as `space.sample` has it."""
+        """drawn: what random search tries, as `draws.sample` has it."""
         self.sweep = sweep
         self.asha: dict[str, Any] | None = None  # the scheduler's state
         self.drawn = drawn

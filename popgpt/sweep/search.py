@@ -9,9 +9,11 @@ from typing import Any
 from popgpt.lines.shuffle import derive_key
 from popgpt.metrics.metric import score
 from popgpt.sweep import ranking
+from popgpt.sweep.domain import Domain
+from popgpt.sweep.draws import compose, largest
 from popgpt.sweep.finals import ENDED
 from popgpt.sweep.ranking import Trial
-from popgpt.sweep.space import Domain, Sweep, compose, largest, rounded
+from popgpt.sweep.schema import Sweep
 from popgpt.text.errors import UserError
 
 STARTUP = 5  # trials that must have ended before TPE has anything to go by
@@ -40,7 +42,7 @@ def propose(sweep: Sweep, drawn: Sequence[Mapping[str, Any]], before: Sequence[T
     of random search, as is one for which TPE finds nothing new that the config accepts.
 
     Args:
-        drawn: what random search draws, `space.sample(sweep)`, of which there is more than `before`.
+        drawn: what random search draws, `draws.sample(sweep)`, of which there is more than `before`.
         before: all trials that have parameters, in their order.
     """
     known = [trial["config"] for trial in before]
@@ -122,7 +124,7 @@ def _composed(sweep: Sweep, asked: Mapping[str, Any]) -> dict[str, Any]:
     def pick(name: str, domain: Domain) -> Any:
         value = asked[name]
         if domain.kind in ("uniform", "loguniform"):
-            return rounded(value, domain)
+            return domain.rounded(value)
         if sweep.space[name].kind == "divisors_of":
             return min(domain.values, key=lambda divisor: abs(math.log(divisor / value)))
         return value

@@ -20,7 +20,8 @@ from popgpt.metrics.metric import MetricName
 from popgpt.metrics.row import row_problem, scores_problem
 from popgpt.storage.folder import nested_json, parse_json, read_json, split_lines, write_atomic
 from popgpt.sweep import finals, ranking
-from popgpt.sweep.space import KINDS, Asha
+from popgpt.sweep.domain import KINDS
+from popgpt.sweep.schema import Asha
 from popgpt.text.errors import UserError, shortened
 
 FILE = "sweep.json"

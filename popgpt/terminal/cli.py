@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from popgpt.config import Config
+from popgpt.config import Config, as_yaml
 from popgpt.storage import folder
 from popgpt.storage.stores import is_uri, refuse_secrets
 from popgpt.tasks.registry import task_fields, task_names
@@ -48,7 +48,7 @@ def parameters_help() -> str:
         if options:
             sections[f"options of task={name}"] = options
     told = {
-        title: {f"  {name}={shown(field.default)}": field for name, field in fields.items()}
+        title: {f"  {name}={as_yaml(field.default)}": field for name, field in fields.items()}
         for title, fields in sections.items()
     }
     width = max(len(row) for rows in told.values() for row in rows)
@@ -57,11 +57,6 @@ def parameters_help() -> str:
         for title, rows in told.items()
         for line in (f"{title}:", *(f"{row:<{width}}  {field.description}" for row, field in rows.items()))
     )
-
-
-def shown(value: object) -> object:
-    """A parameter's value as YAML has it."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else value
 
 
 def config_parser(name: str, description: str) -> Parser:

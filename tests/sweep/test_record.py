@@ -12,9 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from popgpt.sweep.asha import scheduler
+from popgpt.sweep.draws import sample
 from popgpt.sweep.record import FILE, Record
 from popgpt.sweep.report import findings
-from popgpt.sweep.space import Sweep, load_sweep, sample
+from popgpt.sweep.schema import Sweep
+from popgpt.sweep.space import load_sweep
 from popgpt.text.errors import UserError
 
 BASE = {"max_iters": 90, "seed": 7, "dropout": 0.1, "d_model": 64, "d_head": 16}

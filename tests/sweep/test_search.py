@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from popgpt.config import dump_yaml
 from popgpt.lines.shuffle import derive_key
+from popgpt.sweep.draws import sample
 from popgpt.sweep.record import FILE, Record
+from popgpt.sweep.schema import Sweep
 from popgpt.sweep.search import STARTUP, propose
-from popgpt.sweep.space import Sweep, load_sweep, sample
+from popgpt.sweep.space import load_sweep
 
 Outcome = Callable[[dict[str, Any]], dict[str, float]]
 FULL = {

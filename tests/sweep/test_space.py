@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from popgpt.config import dump_yaml, make_config, merge, parse_overrides
 from popgpt.metrics.metric import score
+from popgpt.sweep.domain import Domain
+from popgpt.sweep.draws import sample
 from popgpt.sweep.record import Record
-from popgpt.sweep.space import Asha, Domain, Resources, Sweep, load_sweep, rungs, sample, warnings
+from popgpt.sweep.schema import Asha, Resources, Sweep, rungs
+from popgpt.sweep.space import load_sweep, warnings
 from popgpt.text.errors import UserError
 
 SPACE = {

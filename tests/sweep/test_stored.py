@@ -14,9 +14,9 @@ import pytest
 from benchmarks.record import drive, new_record
 from popgpt import report
 from popgpt.sweep import stored
+from popgpt.sweep.draws import sample
 from popgpt.sweep.record import Record
 from popgpt.sweep.report import files
-from popgpt.sweep.space import sample
 from popgpt.text.errors import UserError
 
 Content = dict[str, Any]

@@ -10,8 +10,9 @@ import yaml
 
 from popgpt import tracking
 from popgpt.data.dataset import ensure_dataset
+from popgpt.sweep.draws import sample
 from popgpt.sweep.record import Record
-from popgpt.sweep.space import load_sweep, sample
+from popgpt.sweep.space import load_sweep
 from popgpt.sweep.tracker import SweepTracker
 from popgpt.tracking import sender
 from tests.conftest import TINY

@@ -12,7 +12,7 @@ from popgpt.config import Config
 from popgpt.metrics.metric import score
 from popgpt.sweep import finals, ranking
 from popgpt.sweep.ranking import Trial
-from popgpt.sweep.space import Asha, rungs
+from popgpt.sweep.schema import Asha, rungs
 
 Content = Mapping[str, Any]
 """sweep.json: see `ranking.summary` and `record.Record.write`. `finalists`, where there are any, are as `finals.result`

@@ -1,0 +1,95 @@
+"""A run in words before it is run: the rows that it sees, its model, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from rich.text import Text
+
+from popgpt.config import Config
+from popgpt.data.batches import IGNORE_INDEX, Batch, Rows, describe_too_long, mask_token
+from popgpt.data.dataset import Dataset
+from popgpt.lines.vocabulary import Vocabulary
+from popgpt.model.gpt import GPT, parameter_count
+from popgpt.text.printable import printable
+
+SHOWN_ROWS = 3
+COUNTED_ROWS = 4096
+
+
+def describe_rows(config: Config, dataset: Dataset, rows: Rows) -> list[str | Text]:
+    """What training sees: a few rows, what is learned of them, and how full they are."""
+    mask = mask_token(config, dataset.meta)
+    up_to = f"of {'each line' if config.mask_per_line else 'a row'} up to and including {mask!r}"
+    masked = f"masked are the characters {up_to}" if mask else "nothing is masked: prompts are learned too"
+    counted = min(rows.rows_per_epoch, COUNTED_ROWS)
+    batch = rows.at(np.arange(counted))
+    lines, tokens = (count / counted for count in rows.counts(batch))
+    learned = (batch.targets != IGNORE_INDEX).sum() / counted
+    each = config.rows_per_iteration
+    epochs = config.max_iters * each / rows.rows_per_epoch
+    too_long = describe_too_long(config, dataset.meta)
+    return [
+        f"rows of dataset {printable(str(dataset.path))}, the learned characters in green and [brackets]",
+        *(mark_learned(batch, row, dataset.meta.vocabulary) for row in range(min(SHOWN_ROWS, counted))),
+        f"  {masked}",
+        f"  {lines * each:,.0f} lines, {tokens * each:,.0f} tokens, {learned * each:,.0f} learned, per iteration of "
+        f"{each} rows",
+        f"  {1 - tokens / config.block_size:.1%} of positions are padding; an epoch is {rows.rows_per_epoch:,} rows, "
+        f"{config.max_iters:,} iterations are {epochs:.1f} epochs",
+        *([f"  {too_long}"] if too_long else []),
+    ]
+
+
+def mark_learned(batch: Batch, row: int, vocabulary: Vocabulary) -> Text:
+    """A row as text; learned characters are green on a terminal and in [brackets] everywhere."""
+    marked = Text("  ")
+    for character, learned in characters(batch, row, vocabulary):
+        before = marked.plain[-1:] == "]"
+        if learned and before:
+            marked.right_crop(1)
+        marked.append(("" if before or not learned else "[") + character, "bold green" if learned else "dim")
+        if learned:
+            marked.append("]", "dim")
+    return marked
+
+
+def characters(batch: Batch, row: int, vocabulary: Vocabulary) -> list[tuple[str, bool]]:
+    """The characters of a row in reading order, and whether training learns to write each."""
+    tokens, targets, segments, _ = (array[row] for array in batch)
+    read = []
+    for place in range(int((segments >= 0).sum())):
+        follows = place > 0 and segments[place] == segments[place - 1]
+        read.append((vocabulary.characters[tokens[place]], bool(follows and targets[place - 1] != IGNORE_INDEX)))
+        last = place + 1 == len(segments) or segments[place + 1] != segments[place]
+        if last and targets[place] != IGNORE_INDEX:
+            read.append((vocabulary.characters[targets[place]], True))
+    return [("⏎" if character == "\n" else printable(character), learned) for character, learned in read]
+
+
+def describe_model(config: Config, dataset: Dataset) -> list[str]:
+    """Parameters, and what the state of training takes."""
+    count = parameter_count(GPT(config, len(dataset.meta.vocabulary)))
+    return [
+        f"model of {count:,} parameters: {config.n_layer} layers, d_model {config.d_model}, "
+        f"{config.n_head} heads of {config.d_head}, {len(dataset.meta.vocabulary)} characters"
+    ]
+
+
+def describe_cost(config: Config, cost: Mapping[str, float]) -> list[str]:
+    """What a run costs on this machine, in words."""
+    evaluations = -(-config.max_iters // config.eval_interval)
+    training, evaluating = config.max_iters * cost["iteration"], evaluations * cost["evaluation"]
+    return [
+        f"cost here, one process, from a probe: {cost['iteration'] * 1000:.0f} ms an iteration, "
+        f"{cost['evaluation']:.2f} s an evaluation, {cost['memory'] / 2**20:,.0f} MiB at peak",
+        f"  {config.max_iters:,} iterations {in_minutes(training)}, {evaluations} evaluations {in_minutes(evaluating)}",
+    ]
+
+
+def in_minutes(seconds: float) -> str:
+    """A duration for people."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
