@@ -11,6 +11,8 @@ from pydantic.fields import FieldInfo
 
 from popgpt.config import GROUPS, Role, as_yaml, role_of
 from popgpt.sweep.schema import SweepFile
+from popgpt.tasks.base import Task
+from popgpt.tasks.registry import OUR_TASKS, find_task
 
 PAGE = Path(__file__).with_suffix(".md")
 TYPES = {
@@ -44,7 +46,13 @@ def page() -> str:
     """Return the whole page."""
     roles = "\n".join(f"- *{role.name.lower()}* {meaning}." for role, meaning in ROLES.items())
     groups = [f"## {name_of(group)}\n\n{group.__doc__}\n\n{table(group, swept=True)}" for group in GROUPS]
-    return "\n".join([f"{INTRODUCTION}\n{roles}\n", *groups, f"{SWEEP}\n{table(SweepFile)}"])
+    tasks = [f"## Task {name}\n\n{find_task(name).__doc__}\n\n{options(find_task(name))}" for name in OUR_TASKS]
+    return "\n".join([f"{INTRODUCTION}\n{roles}\n", *groups, *tasks, f"{SWEEP}\n{table(SweepFile)}"])
+
+
+def options(task: type[Task]) -> str:
+    """Return the table of a task's options; no table where it has none."""
+    return table(task, prefix="task.") if task.model_fields.keys() - {"name"} else "It has no options.\n"
 
 
 def name_of(group: type[BaseModel]) -> str:
@@ -52,11 +60,11 @@ def name_of(group: type[BaseModel]) -> str:
     return group.__name__.removesuffix("Options")
 
 
-def table(model: type[BaseModel], swept: bool = False) -> str:
+def table(model: type[BaseModel], swept: bool = False, prefix: str = "") -> str:
     """Return a table of a model's fields, those of the models in it too."""
     columns = ["parameter", "type", "default", *(["swept"] if swept else []), "meaning"]
     lines = [columns, ["---"] * len(columns)]
-    for name, field, schema in fields_of(model):
+    for name, field, schema in fields_of(model, prefix):
         default = "" if field.is_required() or isinstance(field.default, BaseModel) else f"`{as_yaml(field.default)}`"
         role = role_of(field)
         may = "yes" if role is Role.HYPERPARAMETER else f"no: {role.name.lower()}"
@@ -71,7 +79,7 @@ def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, F
         kinds = [field.annotation, *get_args(field.annotation)]
         inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
         yield prefix + name, field, properties[name]
-        if inner:
+        if inner and inner is not Task:  # each task has a table of its own
             yield from fields_of(inner, f"{prefix}{name}.")
 
 

@@ -4,6 +4,7 @@ from popgpt.config.derived import DERIVED, divisors
 from popgpt.config.loading import (
     COMMAND_LINE,
     explain_error,
+    flat,
     load_config,
     make_config,
     merge,
@@ -34,6 +35,7 @@ __all__ = [
     "divisors",
     "dump_yaml",
     "explain_error",
+    "flat",
     "load_config",
     "make_config",
     "may_agree",

@@ -17,6 +17,7 @@ from typing import NoReturn
 from popgpt.config import Config, as_yaml
 from popgpt.storage import folder
 from popgpt.storage.stores import is_uri, refuse_secrets
+from popgpt.tasks.registry import task_fields, task_names
 from popgpt.text.errors import UserError
 from popgpt.text.printable import line as one_line
 from popgpt.text.printable import printable
@@ -40,12 +41,21 @@ class Parser(argparse.ArgumentParser):
 
 
 def parameters_help() -> str:
-    """Every parameter with its default and meaning, as text for --help."""
-    rows = [f"  {name}={as_yaml(field.default)}" for name, field in Config.model_fields.items()]
-    width = max(map(len, rows))
-    fields = Config.model_fields.values()
-    return "parameters:\n" + "\n".join(
-        f"{row:<{width}}  {field.description}" for row, field in zip(rows, fields, strict=True)
+    """Every parameter, and every option of the tasks, with its default and meaning, as text for --help."""
+    sections = {"parameters": Config.model_fields}
+    for name in task_names():
+        options = {f"task.{option}": field for option, field in task_fields(name).items() if option != "name"}
+        if options:
+            sections[f"options of task={name}"] = options
+    told = {
+        title: {f"  {name}={as_yaml(field.default)}": field for name, field in fields.items()}
+        for title, fields in sections.items()
+    }
+    width = max(len(row) for rows in told.values() for row in rows)
+    return "\n".join(
+        line
+        for title, rows in told.items()
+        for line in (f"{title}:", *(f"{row:<{width}}  {field.description}" for row, field in rows.items()))
     )
 
 

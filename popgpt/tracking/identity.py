@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
+from popgpt.config import flat
 from popgpt.metrics.row import Row
 from popgpt.storage.folder import Folder, json_bytes
 from popgpt.text.redaction import redact_uri
@@ -164,8 +165,8 @@ def _is_time(value: object) -> bool:
 
 
 def params_of(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return parameters as text, null included; what is too long for MLflow is cut."""
-    return _texts(values, LONGEST_PARAM)
+    """Return parameters as text, null included, an option as `task.OPTION`; what is too long for MLflow is cut."""
+    return _texts(flat(values), LONGEST_PARAM)
 
 
 def tags_of(values: Mapping[str, Any] | None) -> dict[str, str]:

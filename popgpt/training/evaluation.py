@@ -163,17 +163,16 @@ def evaluate_split(model: GPT, dataset: Dataset, split: str) -> dict[str, Any]:
 def evaluate_lines(model: GPT, state: dict[str, Any], lines: Sequence[str], train: Split) -> dict[str, Any]:
     """Return exact match on given lines: on all, and on those whose prompt the training split does not hold.
 
-    Of the calculator, a prompt is held where a twin of it is: who has learned 1+2=3 has seen 2+1.
+    The training split holds a prompt if it holds one of the same canonical form: who has learned 1+2=3 has seen 2+1.
     """
     separator, symbols = state["separator"], state["symbols"]
     _, right = answer_lines(model, Vocabulary(state["vocabulary"]), separator, lines)
-    seen = train.contains([split_line(line, separator)[0] for line in lines])
+    seen = train.contains([split_line(line, separator)[0] for line in lines], model.config.task)
     unseen = np.flatnonzero(~seen).tolist()
     unseen_counts = count_exact([lines[i] for i in unseen], [right[i] for i in unseen], separator, symbols)
     return {
         **exact_match_metrics(count_exact(lines, right, separator, symbols), symbols),
         "lines_too_long": sum(len(line) > line_room(model.config) for line in lines),
         "seen_in_training": int(np.count_nonzero(seen)),
-        "seen_counts": "prompts and their twins" if train.meta.generator == "calculator" else "prompts",
         "unseen": exact_match_metrics(unseen_counts, symbols),
     }
