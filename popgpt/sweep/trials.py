@@ -1,4 +1,4 @@
-"""The trials of a sweep under Ray Tune: placed, run, and told of as they go."""
+"""Runs the trials of a sweep under Ray Tune, and reports each event of theirs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from ray import ActorID, tune
 from ray.air._internal import usage
 from ray.air.execution._internal import RayActorManager
 from ray.tune.execution import tune_controller
-from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.search import Searcher
 
 from popgpt.cluster.controller import free_places
@@ -24,7 +23,7 @@ from popgpt.config import Config, make_config
 from popgpt.sweep.asha import AshaScheduler
 from popgpt.sweep.events import Ended, Event, Failed, Paused, Reported, Started
 from popgpt.sweep.placement import Placement
-from popgpt.sweep.trial import gpu_memory_of, train_trial
+from popgpt.sweep.trial import measure_gpu_memory, train_trial
 from popgpt.text.errors import UserError
 from popgpt.training.memory import memory_advice
 
@@ -35,8 +34,8 @@ OUT_OF_MEMORY = "killed by Ray's memory monitor"
 DIED = re.compile(r"[Tt]he actor (died|is dead|\w+ is unavailable)")
 
 
-class Processes(RayActorManager):  # type: ignore[misc]
-    """Ray Tune's, but a process that Ray's memory monitor killed has died like any other: Ray Tune ends the sweep."""
+class ActorManager(RayActorManager):  # type: ignore[misc]
+    """Ray Tune's would end the sweep if Ray's memory monitor killed a trial's process; here that trial alone fails."""
 
     def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
         if isinstance(exception, ray.exceptions.OutOfMemoryError):
@@ -44,7 +43,7 @@ class Processes(RayActorManager):  # type: ignore[misc]
         super()._actor_task_failed(tracked_actor_task, exception)
 
 
-tune_controller.RayActorManager = Processes
+tune_controller.RayActorManager = ActorManager
 usage.tag_callbacks = lambda callbacks: False  # it counts them, and imports mlflow, wandb and others to know them by
 
 
@@ -153,8 +152,9 @@ def run_trials(
     on_event: OnEvent,
     all_known: bool,
 ) -> bool:
-    """Run the trials of these ids, in the order that the scheduler says. Returns when all have ended, or after Ctrl-C
-    or SIGTERM: whether one of these came.
+    """Run the trials of these ids, in the order that the scheduler says, until all have ended.
+
+    Returns whether Ctrl-C or SIGTERM ended them before.
 
     A trial's config is asked for when there is room for it. On a cluster that grows for what waits, all wait at once
     if their configs are all known before the first starts (`all_known`), and else one at a time.
@@ -167,7 +167,7 @@ def run_trials(
         return False
     each = {"resources": placement.each, "memory": placement.memory}
     bundle = SUPERVISOR if placement.workers > 1 else {name: part for name, part in placement.each.items() if part}
-    trainable = tune.with_resources(tune.with_parameters(_trial, **each), PlacementGroupFactory([bundle]))
+    trainable = tune.with_resources(tune.with_parameters(_trial, **each), tune.PlacementGroupFactory([bundle]))
     callback = TrialCallback(on_event, config_of, scheduler)
     tuner = tune.Tuner(
         trainable,
@@ -188,7 +188,7 @@ def run_trials(
 
 
 def fit_until_signalled(tuner: tune.Tuner) -> bool:
-    """`tuner.fit()`, which Ctrl-C and SIGTERM end. Whether one of them came.
+    """Call `tuner.fit()`, which Ctrl-C and SIGTERM end. Returns whether one of them came.
 
     Ray leaves its handlers in place, where they take a signal for a sweep that has ended; but that of SIGINT is gone
     once it was called.
@@ -213,11 +213,11 @@ def _trial(config: dict[str, Any], resources: dict[str, float], memory: float | 
 
 
 def probe_gpu(config: Config) -> dict[str, int] | None:
-    """What `probe.gpu_memory` says of a trial, from a short run on a GPU; None, with a warning, where it fails.
+    """Return what a trial takes of a GPU, as `probe.gpu_memory` measures it; None, with a warning, if that fails.
 
     It runs in a process of its own: the driver would keep what CUDA takes as long as the sweep lasts.
     """
-    measured = ray.remote(num_gpus=1, max_calls=1)(gpu_memory_of).remote(config.model_dump())
+    measured = ray.remote(num_gpus=1, max_calls=1)(measure_gpu_memory).remote(config.model_dump())
     try:
         return dict(ray.get(measured))
     except (ray.exceptions.RayError, UserError) as error:
@@ -227,7 +227,7 @@ def probe_gpu(config: Config) -> dict[str, int] | None:
 
 
 def cause_of_death(account: str, config: Config) -> str:
-    """Why a trial failed that could not say so itself, in one line. `account`: Ray Tune's.
+    """Return in one line why a trial failed that could not say so itself. `account`: Ray Tune's text of the error.
 
     Ray knows what its own memory monitor killed. Of what the kernel killed, for want of memory most often, it knows
     only that it is gone.
