@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+LOWEST ?= .venv-lowest
 JOBS ?= 3
 # Each slow test has a Ray of several processes: more at a time would only wait for each other.
 SLOW_JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest --dist loadfile --durations 25 --durations-min 1
 MLFLOW_TRACKING_URI ?= sqlite:///$(CURDIR)/mlflow.db
 
-.PHONY: help install tune train ui test quick test-slow soak lint clean
+.PHONY: help install tune train ui test quick lowest test-slow soak lint clean
 
 help:
 	@echo "make tune       sweep search_spaces/calculator.yaml on this machine; the last sweep is kept as *.old-N"
@@ -17,6 +18,7 @@ help:
 	@echo "make ui         the MLflow UI over the recorded runs"
 	@echo "make test       lint, types and the tests, all but slow and gpu ones; JOBS=$(JOBS) at a time"
 	@echo "make test-slow  the tests marked slow; SLOW_JOBS=$(SLOW_JOBS) at a time"
+	@echo "make lowest     the tests of make test with the lowest versions that pyproject.toml allows, in $(LOWEST)"
 	@echo "make soak       the whole of what those two run a sample of: an hour"
 	@echo "make clean      remove $(VENV); data, runs and sweeps stay"
 
@@ -45,6 +47,12 @@ test: install
 quick: install
 	$(PYTEST) --numprocesses $(JOBS) -m "not slow and not gpu and not soak"
 
+# optuna and wandb among them; moto and what else only tests need are as new as they come.
+lowest:
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[dev]'
+	$(LOWEST)/bin/python -m pytest --dist loadfile --numprocesses $(JOBS) -m "not slow and not gpu and not soak"
+
 test-slow: install
 	$(PYTEST) --numprocesses $(SLOW_JOBS) -m "slow and not gpu and not soak"
 
@@ -57,4 +65,4 @@ lint: install
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(LOWEST)

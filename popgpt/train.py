@@ -46,17 +46,16 @@ def worker_words(workers: str | None) -> list[str]:
 def train(config: Config, local: bool) -> RunResult:
     """Prepare what is missing, train, and record it. Returns what result.json holds."""
     from popgpt.data.batches import describe_too_long
-    from popgpt.data.dataset import ensure_dataset, find_dataset
+    from popgpt.data.dataset import ensure_dataset
     from popgpt.storage.folder import Folder
     from popgpt.terminal.progress import TrainingProgress, stop_on_interrupt, waiting
     from popgpt.training import folder
-    from popgpt.training.run import check_can_begin
 
     run_folder = Folder(config.out_dir)
     with folder.told_of_store(run_folder):
         going_on = folder.holds_unfinished(config)
         folder.check_place(run_folder)
-        check_can_begin(config, find_dataset(config))
+        check_can_start(config)
     with folder.told_of_store(run_folder), ready_alone(config) if local else ready_on_ray(config) as fit:
         with waiting("preparing the dataset"):
             dataset = ensure_dataset(config)
@@ -73,6 +72,24 @@ def train(config: Config, local: bool) -> RunResult:
 
                 result = end(fit(dataset, report, should_stop))
     return result
+
+
+def check_can_start(config: Config) -> None:
+    """Raise UserError if the run can neither begin nor go on from what is there. It writes nothing.
+
+    Torch is imported only if init_from asks for a checkpoint to be read: the driver of a group does not need it.
+    """
+    from popgpt.data.batches import make_rows
+    from popgpt.data.dataset import find_dataset
+
+    dataset = find_dataset(config)
+    if config.init_from != "scratch":
+        from popgpt.training.run import check_can_begin
+
+        check_can_begin(config, dataset)
+    elif dataset:
+        for split in ("train", "val"):
+            make_rows(config, dataset, split, config.seed)
 
 
 def begin_record(config: Config, dataset: Dataset, going_on: bool) -> Run:

@@ -18,7 +18,8 @@ import pytest
 import ray
 from ray._private.state import actors
 
-from popgpt.cluster.session import ENVIRONMENT, without_helpers
+from popgpt.cluster.ray_internals import without_helper_processes
+from popgpt.cluster.session import ENVIRONMENT
 
 WORKER = "ray::RayTrainWorker"
 COORDINATOR = "_AutoscalingCoordinatorActor"  # which a Ray has one of, from the first group on, whoever trains on it
@@ -32,7 +33,7 @@ def cluster(*cores: int) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     scratch = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)  # a short path
-    with scratch as folder, pytest.MonkeyPatch.context() as patch, without_helpers():
+    with scratch as folder, pytest.MonkeyPatch.context() as patch, without_helper_processes():
         patch.setenv("RAY_TMPDIR", folder)  # where Cluster leaves word of itself: nowhere that others look
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)

@@ -10,20 +10,29 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from popgpt.cluster.channel import Channel
-from popgpt.cluster.controller import DEATH, LOST, Failures, Handle, cause, free_places
+from popgpt.cluster.channel import (
+    Channel,
+    ControllerStarted,
+    Message,
+    RowLogged,
+    RunEnded,
+    RunRefused,
+    TextLogged,
+    WorkersFailed,
+    WorkerStarted,
+    receive,
+)
+from popgpt.cluster.controller import DEATH, LOST, FailureReporter, announce_controller, describe_cause
 from popgpt.cluster.process_group import ProcessGroup
-from popgpt.cluster.session import grows
-from popgpt.cluster.worker import work
+from popgpt.cluster.ray_internals import ControllerStart, Trainer, remove_placement_groups_of
+from popgpt.cluster.worker import train_worker
 from popgpt.config import Config
 from popgpt.metrics.row import Row, RunResult
 from popgpt.storage.folder import Folder
@@ -34,11 +43,6 @@ from popgpt.training.memory import memory_advice
 POLL_SECONDS = 0.5
 SPARE_SECONDS = 10  # what the driver sees of a worker that hangs says more than the others' exchange that fails
 GIVE_UP_SECONDS = 10.0
-UNUSED = (
-    # Its process outlives all without a dashboard. `trials.free_abandoned_groups` does in a sweep what it is for.
-    "PlacementGroupCleanerCallback",
-    "DatasetsCallback",  # of Ray Data's datasets
-)
 logger = logging.getLogger(__name__)
 
 
@@ -66,80 +70,85 @@ def train_on_workers(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     channel = Channel.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     scratch = tempfile.mkdtemp(prefix="popgpt-")
-    group = Group(_make_trainer(config, resources, channel, scratch, settled))
-    listener = Listener(config, report)
+    thread = TrainerThread(_make_trainer(config, resources, channel, scratch, settled))
+    monitor = GroupMonitor(config, report)
     try:
         while True:
-            ended = not group.running()
+            ended = not thread.running()
             stopping = should_stop()
             if stopping:
                 channel.stop.remote()
-            messages, silence = ray.get(channel.pull.remote())
+            messages, silence = receive(channel)
             for message in messages:
-                listener.take(message)
-            listener.watch(silence)
-            if ended or listener.error or (stopping and not listener.begun):
+                monitor.handle(message)
+            monitor.kill_if_hanging(silence)
+            if ended or monitor.refusal or (stopping and not monitor.started):
                 break
             time.sleep(POLL_SECONDS)
     finally:
-        group.end(listener.controller)
+        thread.end(monitor.controller)
         ray.kill(channel)
         shutil.rmtree(scratch, ignore_errors=True)
-    return listener.outcome(group.failure, stopping)
+    return monitor.result_or_raise(thread.failure, stopping)
 
 
-class Listener:
-    """What the driver makes of what the workers and their controller say."""
+class GroupMonitor:
+    """What the driver knows of a group, from the messages of its processes."""
 
     def __init__(self, config: Config, report: Callable[[Row], None]):
-        self.begun = False
-        self.error: str | None = None
+        self.started = False
+        self.refusal: str | None = None
         self.controller: Any = None
         self._config = config
         self._report = report
         self._workers: list[Any] = []
         self._reported = 0
-        self._failed: tuple[str, int] | None = None  # why, and after which reported iteration
+        self._failure: tuple[str, int] | None = None  # the cause, and after which reported iteration
         self._result: RunResult | None = None
 
-    def take(self, message: dict[str, Any]) -> None:
-        """Take in a message: a row, the result, an error, what was logged, or what happened to the group."""
-        ((kind, what),) = message.items()
-        if kind == "row" and what["iteration"] > self._reported:
-            self._reported = what["iteration"]
-            self._report(what)
-        elif kind == "logged":
-            logger.log(*what)
-        elif kind == "result":
-            self._result = what
-        elif kind == "error":
-            self.error = what
-        elif kind == "controller":
-            self.controller = what
-        elif kind == "begun":
-            self.begun = True
-            self._workers.append(what)
-        elif kind == "failed":
-            self.begun = False
-            self._workers.clear()
-            if not self.error:
-                logger.warning("the workers failed: %s", what)
-            if what not in (DEATH, LOST) and self._failed == (what, self._reported):
-                self.error = f"the workers failed twice in the same way: {what}{advice(what, self._config)}"
-            self._failed = (what, self._reported)
+    def handle(self, message: Message) -> None:
+        """Report a row, log a text, and keep what else a message says."""
+        match message:
+            case RowLogged(row):
+                if row["iteration"] > self._reported:
+                    self._reported = row["iteration"]
+                    self._report(row)
+            case TextLogged(level, text):
+                logger.log(level, text)
+            case RunEnded(result):
+                self._result = result
+            case RunRefused(text):
+                self.refusal = text
+            case ControllerStarted(controller):
+                self.controller = controller
+            case WorkerStarted(worker):
+                self.started = True
+                self._workers.append(worker)
+            case WorkersFailed(cause):
+                self._handle_failure(cause)
 
-    def watch(self, silence: float) -> None:
-        """Kill the workers where nothing was heard of them for too long: Ray then starts them again."""
+    def _handle_failure(self, cause: str) -> None:
+        """Warn of it. One that comes twice in the same way, with no row between, will come again and again."""
+        self.started = False
+        self._workers.clear()
+        if not self.refusal:
+            logger.warning("the workers failed: %s", cause)
+        if cause not in (DEATH, LOST) and self._failure == (cause, self._reported):
+            self.refusal = f"the workers failed twice in the same way: {cause}{describe_remedy(cause, self._config)}"
+        self._failure = (cause, self._reported)
+
+    def kill_if_hanging(self, silence: float) -> None:
+        """Kill the workers if nothing was heard of them for longer than worker_timeout. Ray then starts them again."""
         if self._workers and silence > self._config.worker_timeout and self._result is None:
             logger.warning("no iteration for %.0f seconds: a worker hangs", self._config.worker_timeout)
             for worker in self._workers:
                 ray.kill(worker)
             self._workers.clear()
 
-    def outcome(self, failure: BaseException | None, stopping: bool) -> RunResult:
-        """The result, or the exception that stands for there being none."""
-        if self.error:
-            raise UserError(self.error)
+    def result_or_raise(self, failure: BaseException | None, stopping: bool) -> RunResult:
+        """Return the result, or raise the exception that says why there is none. `failure` is Ray Train's."""
+        if self.refusal:
+            raise UserError(self.refusal)
         if self._result:
             return self._result
         if stopping or failure is None:
@@ -148,7 +157,7 @@ class Listener:
 
 
 def describe_failure(failure: BaseException, config: Config) -> str:
-    """One line for a group that ended without a result; Ray's whole account goes to out_dir/error.txt."""
+    """Return one line for a group that ended without a result. Ray's whole account goes to out_dir/error.txt."""
     run_folder = Folder(config.out_dir)
     account = str(failure).strip()
     last = None
@@ -156,27 +165,29 @@ def describe_failure(failure: BaseException, config: Config) -> str:
         run_folder.write(folder.ERROR, account.encode())
         last = folder.last_state(run_folder)
     lines = [line.strip() for line in account.splitlines() if line.strip()]
-    what = cause(failure.worker_failures) if isinstance(failure, WorkerGroupError) else lines[-1]
+    cause = describe_cause(failure.worker_failures) if isinstance(failure, WorkerGroupError) else lines[-1]
     on = "; the same command goes on from the last state" if last else ""
-    return f"the workers failed: {what}{advice(what, config)}{on}; details are in {run_folder.at(folder.ERROR)}"
+    return (
+        f"the workers failed: {cause}{describe_remedy(cause, config)}{on}; details are in {run_folder.at(folder.ERROR)}"
+    )
 
 
-def advice(what: str, config: Config) -> str:
-    """What to lower, where it is memory that workers failed of, or may be."""
-    if what == DEATH:
+def describe_remedy(cause: str, config: Config) -> str:
+    """Return what to lower if it is memory that workers failed of, or may be."""
+    if cause == DEATH:
         return f", maybe {memory_advice(config)}"
-    return f": {memory_advice(config)}" if "memory" in what else ""
+    return f": {memory_advice(config)}" if "memory" in cause else ""
 
 
-class Group:
-    """TorchTrainer.fit in a thread, so that its own handling of Ctrl-C, which kills the workers, stays out."""
+class TrainerThread:
+    """Trainer.fit in a thread, so that its own handling of Ctrl-C, which kills the workers, stays out."""
 
-    def __init__(self, trainer: TorchTrainer):
+    def __init__(self, trainer: Trainer):
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
         self._thread.start()
 
-    def _fit(self, trainer: TorchTrainer) -> None:
+    def _fit(self, trainer: Trainer) -> None:
         try:
             trainer.fit()
         except BaseException as error:
@@ -187,46 +198,18 @@ class Group:
 
     def end(self, controller: Any) -> None:
         """Abort what still runs, and kill the controller: one that waits for a place hears nothing of the abort, and
-        an actor that exits by itself waits for its other methods, and may lock itself up (`session.exit_surely`).
+        an actor that exits by itself waits for its other methods, and may lock itself up (`process.limit_exit_time`).
         """
         if controller:
             if self.running():
                 with suppress(ray.exceptions.RayError):  # it ended, or is about to, or does not answer
                     ray.get(controller.abort.remote(), timeout=GIVE_UP_SECONDS)
             ray.kill(controller)
-            creator = controller._actor_id.binary()
-            free_places(lambda place: place.creator_actor_id == creator)
+            remove_placement_groups_of(controller)
         self._thread.join(GIVE_UP_SECONDS)
 
 
-class Unannounced(FixedScalingPolicy):  # type: ignore[misc]
-    """Asks for workers without telling an autoscaler, where there is none. Ray's would start a process for it, which
-    imports for seconds, and wait for that before it starts the workers.
-    """
-
-    def after_controller_start(self, train_run_context: Any) -> None:
-        pass
-
-    def _maybe_send_resource_request(self) -> None:
-        pass
-
-
-class Trainer(TorchTrainer):  # type: ignore[misc]
-    """Without what costs a process for each group in Ray Train 2.60 and serves none of popgpt's."""
-
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
-        return [each for each in callbacks if type(each).__name__ not in UNUSED]
-
-    def _initialize_and_run_controller(self, **parts: Any) -> Any:
-        if type(parts["scaling_policy"]) is FixedScalingPolicy and not grows():
-            parts["scaling_policy"] = Unannounced(self.scaling_config)
-        return super()._initialize_and_run_controller(**parts)
-
-
-def _make_trainer(
-    config: Config, resources: dict[str, float], channel: Any, scratch: str, settled: bool
-) -> TorchTrainer:
+def _make_trainer(config: Config, resources: dict[str, float], channel: Any, scratch: str, settled: bool) -> Trainer:
     use_gpu = bool(resources.get("GPU"))
     settings = {
         "config": config.model_dump(),
@@ -238,14 +221,14 @@ def _make_trainer(
     }
     workers = (config.min_workers, config.workers) if config.min_workers else config.workers
     return Trainer(
-        work,
+        train_worker,
         train_loop_config=settings,
-        torch_config=ProcessGroup(timeout_s=int(config.worker_timeout) + SPARE_SECONDS),
+        backend_config=ProcessGroup(timeout_s=int(config.worker_timeout) + SPARE_SECONDS),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources),
         run_config=RunConfig(
             name=uuid.uuid4().hex,
             storage_path=scratch,
             failure_config=FailureConfig(max_failures=config.max_failures),
-            callbacks=[Handle(channel), Failures(channel)],
+            callbacks=[ControllerStart(partial(announce_controller, channel)), FailureReporter(channel)],
         ),
     )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
-import json
 import logging
 import os
 import secrets
@@ -13,10 +11,14 @@ import socket
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import ray
+
+from popgpt.cluster import ray_internals
+from popgpt.cluster.process import yield_cores
 from popgpt.text.errors import UserError
 
 ENVIRONMENT = {
@@ -26,7 +28,6 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",  # to look anew at what a cluster has, where a node is lost
-    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
 }
@@ -37,9 +38,7 @@ HERE = {  # of a Ray that is started here
     "GLOO_SOCKET_IFNAME": LOOPBACK,
     "NCCL_SOCKET_IFNAME": LOOPBACK,
 }
-HELPERS = ("start_monitor", "start_api_server", "start_log_monitor")  # methods of ray._private.node.Node
 CONNECT_SECONDS = 3.0
-EXIT_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -83,13 +82,16 @@ def connected(fits: Callable[[Resources], object] = lambda has: None) -> Iterato
     address = cluster_address()
     if address is None:
         fits(resources_here())
-    with joined(address) if address else started():
-        import ray
-
+    with join(address) if address else start():
         logging.getLogger("ray").setLevel(logging.CRITICAL)  # what fails is raised, or told by its trial
         try:
             total = ray.cluster_resources()
-            has = Resources(total.get("CPU", 0), total.get("GPU", 0), address is None, address is not None and grows())
+            has = Resources(
+                total.get("CPU", 0),
+                total.get("GPU", 0),
+                address is None,
+                address is not None and ray_internals.has_autoscaler(),
+            )
             fits(has)
             yield has
         finally:
@@ -100,34 +102,27 @@ def connected(fits: Callable[[Resources], object] = lambda has: None) -> Iterato
 
 
 def resources_here() -> Resources:
-    """What a Ray that is started here will have, as Ray counts it."""
-    from ray._private.resource_and_label_spec import ResourceAndLabelSpec
-
-    found = ResourceAndLabelSpec(resources={}, labels={})
-    found.resolve(is_head=True)
-    return Resources(found.num_cpus, found.num_gpus, local=True)
+    """Return what a Ray that is started here will have."""
+    return Resources(*ray_internals.local_resources(), local=True)
 
 
 @contextmanager
-def joined(address: str) -> Iterator[None]:
-    """This process, connected to the cluster at `address`. To a Ray of this machine it shows the token that it finds,
-    as `ray start` will have asked for it; to one that RAY_ADDRESS names, only where the environment says so.
+def join(address: str) -> Iterator[None]:
+    """Connect this process to the cluster at `address`. To a Ray of this machine it shows the token that it finds, as
+    `ray start` will have asked for it; to one that RAY_ADDRESS names, only where the environment says so.
     """
-    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-    from ray.exceptions import AuthenticationError
-
     with authentication():
         if "RAY_ADDRESS" not in os.environ:
-            with suppress(AuthenticationError):  # where there is no token, the cluster says whether it wants one
-                maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+            ray_internals.show_token()
         initialize(f"the Ray at {address} cannot be joined", address=address)
         yield
 
 
 @contextmanager
-def started() -> Iterator[None]:
-    """A Ray of this process's own. It listens on loopback alone, and answers only processes that have its token."""
-    with environment(HERE), authentication(new_token()), loopback_alone(), without_helpers():
+def start() -> Iterator[None]:
+    """Start a Ray of this process's own. It listens on loopback alone, and answers only processes with its token."""
+    lean = ray_internals.without_helper_processes()
+    with environment(HERE), authentication(new_token()), ray_internals.loopback_address(), lean:
         yield_cores(True)
         try:
             initialize("no Ray could be started here", address="local", include_dashboard=False)
@@ -137,9 +132,7 @@ def started() -> Iterator[None]:
 
 
 def initialize(failed: str, **options: Any) -> None:
-    """ray.init, in silence. Raises UserError that begins with `failed`."""
-    import ray
-
+    """Call ray.init, in silence. Raises UserError that begins with `failed`."""
     terminate = signal.getsignal(signal.SIGTERM)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -151,39 +144,6 @@ def initialize(failed: str, **options: Any) -> None:
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, terminate)  # Ray has put its own in place, which tells nobody
-
-
-@contextmanager
-def loopback_alone() -> Iterator[None]:
-    """Has a Ray that is started meanwhile know this machine by its loopback address, as Ray does on macOS. All its
-    servers then listen there alone; those of Ray 2.60 listen on every interface of a machine that has another address.
-    """
-    from ray._private import ray_constants
-
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False  # read anew by services.get_node_ip_address; ray.init takes no loopback
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-@contextmanager
-def without_helpers() -> Iterator[None]:
-    """Has a Ray that is started meanwhile leave out three processes that serve nobody on one machine: the autoscaler's,
-    the dashboard's, which Ray 2.60 starts without a dashboard too, and the one that reads logs for the driver. Their
-    imports would take seconds of the cores that training waits for. ray.init has no argument for any of them.
-    """
-    from ray._private.node import Node
-
-    before = {name: getattr(Node, name) for name in HELPERS}
-    for name in HELPERS:
-        setattr(Node, name, lambda self, **options: None)
-    try:
-        yield
-    finally:
-        for name, start in before.items():
-            setattr(Node, name, start)
 
 
 def new_token() -> dict[str, str]:
@@ -198,19 +158,13 @@ def new_token() -> dict[str, str]:
 
 @contextmanager
 def authentication(variables: Mapping[str, str] | None = None) -> Iterator[None]:
-    """These variables of Ray's authentication, heard by Ray now; what they were before is heard again afterwards."""
-    import ray
-
-    def hear() -> None:
-        ray._raylet.Config.initialize("")
-        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
-
+    """Set these variables of Ray's authentication, and have Ray read them; afterwards, what they were before."""
     try:
         with environment(variables or {}, "RAY_AUTH_MODE"):  # which Ray may set
-            hear()
+            ray_internals.read_authentication()
             yield
     finally:
-        hear()
+        ray_internals.read_authentication()
 
 
 @contextmanager
@@ -233,30 +187,12 @@ def set_environment(variables: Mapping[str, str]) -> None:
         os.environ.setdefault(name, value)
 
 
-def yield_cores(yielding: bool) -> None:
-    """Whether this process, and those it will start, leave a core to whoever trains on it as long as the kernel lets
-    them. It costs a worker less to wait for others when Ray's many small processes do not wake up in its place.
-    """
-    if hasattr(os, "sched_setscheduler"):
-        with suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_BATCH if yielding else os.SCHED_OTHER, os.sched_param(0))
-
-
-def exit_surely() -> None:
-    """Have the kernel end this process of Ray's some time after its exit began. Ray 2.60's may lock itself up in a
-    destructor (`Publisher`, which posts to a queue that is being taken down), when no part of Ray knows of it any more.
-    """
-    atexit.register(signal.alarm, EXIT_SECONDS)
-
-
 def cluster_address() -> str | None:
     """host:port of the cluster to join; None where there is none. `ray start` leaves word of a cluster that has died.
 
     Raises UserError where RAY_ADDRESS names one that does not answer.
     """
-    from ray._private.services import canonicalize_bootstrap_address
-
-    address = canonicalize_bootstrap_address(None)
+    address = ray_internals.named_address()
     if address is None or "://" in address:
         return address
     host, _, port = address.rpartition(":")
@@ -267,19 +203,3 @@ def cluster_address() -> str | None:
             return None
         raise UserError(f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: no Ray answers there ({error.strerror})") from None
     return address
-
-
-def grows() -> bool:
-    """Whether the cluster has an autoscaler: its nodes are then of types that its configuration names."""
-    import ray
-    from ray.autoscaler.v2.sdk import get_cluster_status
-    from ray.experimental.internal_kv import _internal_kv_get
-
-    kinds: list[str] = []
-    with suppress(Exception):  # either source is there or not, as Ray's version and autoscaler have it
-        report = json.loads(_internal_kv_get("__autoscaling_status"))["autoscaler_report"]
-        kinds += report["node_type_mapping"].values()
-    with suppress(Exception):
-        status = get_cluster_status(ray.get_runtime_context().gcs_address)
-        kinds += [node.ray_node_type_name for node in [*status.active_nodes, *status.idle_nodes]]
-    return any(not kind.startswith("node_") for kind in kinds)

@@ -1,56 +1,73 @@
-"""What each Ray process runs: world -> fit -> report."""
+"""What each worker of a group runs: join the process group as a World, `fit`, tell the driver.
+
+The driver sends `train_worker` by its name. It needs no torch, so what needs it is imported in the functions.
+"""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-import torch
 
-from popgpt.cluster.channel import StopFlag
-from popgpt.cluster.session import exit_surely, yield_cores
+from popgpt.cluster.channel import RowLogged, RunEnded, RunRefused, StopFlag, TextLogged, WorkerStarted, send
+from popgpt.cluster.process import limit_exit_time, take_cores
 from popgpt.config import make_config
-from popgpt.data.dataset import dataset_path, open_dataset
 from popgpt.storage.folder import Folder
 from popgpt.text.errors import UserError
 from popgpt.training import folder
-from popgpt.training.loop import fit
-from popgpt.training.world import World
+
+if TYPE_CHECKING:
+    import torch
 
 
-def work(settings: dict[str, Any]) -> None:
-    """One worker of a group that Ray Train started, or started again."""
-    from ray.train.torch import get_device
+def train_worker(settings: dict[str, Any]) -> None:
+    """Train as one worker of a group that Ray Train started, or started again."""
+    from popgpt.data.dataset import dataset_path, open_dataset
+    from popgpt.training.loop import fit
+    from popgpt.training.world import World
 
-    exit_surely()
+    limit_exit_time()
     config, channel = make_config(settings["config"]), settings["channel"]
     take_cores(settings["cpus"])
-    world = World.joined(get_device() if settings["gpu"] else torch.device("cpu"))
-    channel.push.remote({"begun": ray.get_runtime_context().current_actor})
+    world = World.joined(own_device(settings["gpu"]))
+    send(channel, WorkerStarted(ray.get_runtime_context().current_actor))
     try:
         folder.check_shared(Folder(config.out_dir), settings["token"], ray.util.get_node_ip_address())
         dataset = open_dataset(dataset_path(config))
         if world.is_main:
-            log_to(channel)
+            send_logs(channel)
             stop, settled = StopFlag(channel), settings["settled"]
-            result = fit(config, dataset, world, lambda row: channel.push.remote({"row": row}), stop, settled)
-            ray.get(channel.push.remote({"result": result}))
+            result = fit(config, dataset, world, lambda row: send(channel, RowLogged(row)), stop, settled)
+            ray.get(send(channel, RunEnded(result)))
         else:
             fit(config, dataset, world)
     except UserError as error:
-        ray.get(channel.push.remote({"error": str(error)}))
+        ray.get(send(channel, RunRefused(str(error))))
         raise
 
 
-def log_to(channel: Any) -> None:
+def own_device(gpu: bool) -> torch.device:
+    """Return the device that Ray gave this worker, which CUDA then takes where none is named."""
+    import torch
+
+    if not gpu:
+        return torch.device("cpu")
+    from ray.train.torch import get_device
+
+    device = get_device()
+    torch.cuda.set_device(device)
+    return device
+
+
+def send_logs(channel: Any) -> None:
     """Have the driver show what popgpt's modules log here."""
     logger = logging.getLogger("popgpt")
     logger.setLevel(logging.INFO)
-    logger.addHandler(SentLog(channel))
+    logger.addHandler(ChannelHandler(channel))
 
 
-class SentLog(logging.Handler):
+class ChannelHandler(logging.Handler):
     """Sends what a worker's modules log to its driver."""
 
     def __init__(self, channel: Any):
@@ -58,10 +75,4 @@ class SentLog(logging.Handler):
         self._channel = channel
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._channel.push.remote({"logged": (record.levelno, record.getMessage())})
-
-
-def take_cores(cpus: float) -> None:
-    """Use this process's share of the cores, and no more; what Ray itself has to do waits for it."""
-    yield_cores(False)
-    torch.set_num_threads(max(1, int(cpus)))
+        send(self._channel, TextLogged(record.levelno, record.getMessage()))

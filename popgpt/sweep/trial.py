@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from popgpt.cluster.session import exit_surely
-from popgpt.cluster.worker import take_cores
+from popgpt.cluster.process import limit_exit_time, take_cores
 from popgpt.config import make_config
 from popgpt.data.batches import make_rows
 from popgpt.data.dataset import dataset_path, open_dataset
@@ -31,7 +30,7 @@ def train_trial(values: dict[str, Any], resources: dict[str, float], memory: flo
         resources: CPU and GPU of each of its workers.
         memory: the part of its GPU's memory that its tensors may take; None: all.
     """
-    exit_surely()
+    limit_exit_time()
     config = make_config(values)
     report = TrialReport()
     if config.workers == 1:
@@ -51,7 +50,7 @@ def train_trial(values: dict[str, Any], resources: dict[str, float], memory: flo
 
 def measure_gpu_memory(values: dict[str, Any]) -> dict[str, int]:
     """Return what `probe.gpu_memory` says of a trial, in a process that Ray gives a whole GPU. Raises UserError."""
-    exit_surely()
+    limit_exit_time()
     config = make_config({**values, "device": "cuda"})
     dataset = open_dataset(dataset_path(config))
     with told_plainly(config):

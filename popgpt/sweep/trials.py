@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -12,13 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray import ActorID, tune
-from ray.air._internal import usage
-from ray.air.execution._internal import RayActorManager
-from ray.tune.execution import tune_controller
+from ray import tune
 from ray.tune.search import Searcher
 
-from popgpt.cluster.controller import free_places
+from popgpt.cluster.ray_internals import DIED, OUT_OF_MEMORY, patch_tune, remove_abandoned_placement_groups
 from popgpt.config import Config, make_config
 from popgpt.sweep.asha import AshaScheduler
 from popgpt.sweep.events import Ended, Event, Failed, Paused, Reported, Started
@@ -30,21 +26,7 @@ from popgpt.training.memory import memory_advice
 logger = logging.getLogger(__name__)
 OnEvent = Callable[[str, Event], None]
 SUPERVISOR = {"memory": 1.0}  # a byte: no core, so that its workers can have them all
-OUT_OF_MEMORY = "killed by Ray's memory monitor"
-DIED = re.compile(r"[Tt]he actor (died|is dead|\w+ is unavailable)")
-
-
-class ActorManager(RayActorManager):  # type: ignore[misc]
-    """Ray Tune's would end the sweep if Ray's memory monitor killed a trial's process; here that trial alone fails."""
-
-    def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
-        if isinstance(exception, ray.exceptions.OutOfMemoryError):
-            exception = ray.exceptions.RayActorError(error_msg=OUT_OF_MEMORY)
-        super()._actor_task_failed(tracked_actor_task, exception)
-
-
-tune_controller.RayActorManager = ActorManager
-usage.tag_callbacks = lambda callbacks: False  # it counts them, and imports mlflow, wandb and others to know them by
+patch_tune()
 
 
 class TrialCallback(tune.Callback):  # type: ignore[misc]
@@ -87,7 +69,7 @@ class TrialCallback(tune.Callback):  # type: ignore[misc]
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if self._supervisor_died:
-            free_abandoned_groups()
+            remove_abandoned_placement_groups()
 
 
 class RecordSearcher(Searcher):  # type: ignore[misc]
@@ -237,15 +219,3 @@ def cause_of_death(account: str, config: Config) -> str:
     if DIED.search(account):
         return f"the trial's process died, maybe {memory_advice(config)}"
     return account.strip().splitlines()[-1]
-
-
-def free_abandoned_groups() -> None:
-    """Remove the placement groups of supervisors that have died: Ray keeps them until the driver ends."""
-    driver = ray.get_runtime_context().get_job_id()
-    free_places(
-        lambda place: (
-            place.creator_job_id.hex() == driver
-            and not ActorID(place.creator_actor_id).is_nil()
-            and place.creator_actor_dead
-        )
-    )

@@ -144,6 +144,12 @@ def join(meeting: Meeting, backend: str, rank: int, size: int, timeout: timedelt
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
 
 
+def leave() -> None:
+    """Leave the process group, if this process is in one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def pick_device(name: str, index: int = 0) -> torch.device:
     """The device that a config's `device` means here. Raises UserError where it asks for a GPU that is not there."""
     if name == "cuda" and not torch.cuda.is_available():

@@ -6,7 +6,7 @@ import pytest
 import ray
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from popgpt.cluster.controller import cause
+from popgpt.cluster.controller import describe_cause
 
 BROKEN = RuntimeError("[pair.cc:553] Connection closed by peer [127.0.0.1]:1234")
 
@@ -27,4 +27,4 @@ def dead(error: Exception) -> WorkerHealthCheckFailedError:
     ],
 )
 def test_the_cause_is_told_in_one_line(failures: dict[int, Exception], said: str) -> None:
-    assert cause(failures) == said
+    assert describe_cause(failures) == said

@@ -85,7 +85,7 @@ def test_a_mistake_that_a_worker_finds_is_told_in_one_line(tiny: Make, resources
 
 def test_a_controller_ends_though_its_run_does_not_and_its_place_is_given_back(resources: session.Resources) -> None:
     """An actor that exits by itself would wait for it, and Ray keeps the place of one that is killed."""
-    from popgpt.cluster.group import Group
+    from popgpt.cluster.group import TrainerThread
 
     @ray.remote(num_cpus=0)
     class Controller:
@@ -107,9 +107,9 @@ def test_a_controller_ends_though_its_run_does_not_and_its_place_is_given_back(r
 
     controller = Controller.remote()  # type: ignore[attr-defined]
     pid = ray.get(controller.pid.remote())
-    group = Group(Trainer())
-    group.end(controller)
-    assert isinstance(group.failure, ray.exceptions.RayError)
+    thread = TrainerThread(Trainer())
+    thread.end(controller)
+    assert isinstance(thread.failure, ray.exceptions.RayError)
     wait_for(lambda: pid not in pids("ray::Controller"), "the controller to end", every=0.1)
     wait_for(nothing_is_held, "its place", every=0.1)
 

@@ -125,9 +125,9 @@ def test_who_listens_to_other_machines_is_found() -> None:
 def test_a_process_whose_exit_locks_up_is_ended(first: str, seconds: int, code: int) -> None:
     lines = [
         "import atexit, threading",
-        "from popgpt.cluster import session",
+        "from popgpt.cluster import process",
         f"atexit.register({first})",
-        f"session.EXIT_SECONDS = {seconds}",
-        "session.exit_surely()",
+        f"process.EXIT_SECONDS = {seconds}",
+        "process.limit_exit_time()",
     ]
     assert subprocess.run([sys.executable, "-c", "\n".join(lines)], timeout=PATIENCE).returncode == code

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from popgpt.sweep.trials import OUT_OF_MEMORY, cause_of_death
+from popgpt.cluster.ray_internals import OUT_OF_MEMORY
+from popgpt.sweep.trials import cause_of_death
 from tests.conftest import tiny_config
 
 MEMORY = (
