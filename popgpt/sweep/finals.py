@@ -13,18 +13,18 @@ from popgpt.sweep.ranking import Trial
 
 
 def choose(trials: Iterable[Trial], metric: str, count: int) -> list[str]:
-    """The ids of the `count` best trials, best first. One that failed or was never evaluated is no finalist."""
+    """Return the ids of the `count` best trials, best first. One that failed or was never evaluated is no finalist."""
     able = [trial for trial in trials if trial["status"] != Status.FAILED and ranking.best_row(trial, metric)]
     return [trial["id"] for trial in ranking.ranked(able, metric)[:count]]
 
 
 def repeats(name: str, parameters: Mapping[str, Any], seed: int, count: int) -> dict[str, dict[str, Any]]:
-    """The parameters of a finalist's repeats by their ids: its own with the `count` seeds that follow its `seed`."""
+    """Return the parameters of a finalist's repeats by id: its own, with the `count` seeds that follow its `seed`."""
     return {f"{name}-s{k}": {**parameters, "seed": seed + k} for k in range(1, count + 1)}
 
 
 def result(name: str, runs: Sequence[Trial], seeds: Sequence[int], metric: str) -> dict[str, Any]:
-    """What sweep.json says of a finalist: the scores of each seed's best evaluation, and their mean by the metric.
+    """Return what sweep.json says of a finalist: the scores of each seed's best evaluation, and their mean.
 
     runs: its trial, then its repeats. The mean is None until all have ended, and then of those that have a score.
     """
@@ -42,8 +42,10 @@ def result(name: str, runs: Sequence[Trial], seeds: Sequence[int], metric: str) 
 
 
 def ranked(results: Iterable[Mapping[str, Any]], metric: str) -> list[Mapping[str, Any]]:
-    """The finalists, the best mean first, then that of token accuracy. One of whose runs failed or has no score stands
-    behind those whose runs all came to their end: a mean of the seeds that did well would flatter it.
+    """Return the finalists, best mean first, then by mean token accuracy.
+
+    One with a run that failed or has no score stands behind the others: a mean of the seeds that did well would flatter
+    it.
     """
 
     def key(finalist: Mapping[str, Any]) -> tuple[bool, float, float]:
@@ -57,6 +59,6 @@ def ranked(results: Iterable[Mapping[str, Any]], metric: str) -> list[Mapping[st
 
 
 def mean(values: Iterable[float]) -> float | None:
-    """The mean, whatever the order; None of no values."""
+    """Return the mean, the same whatever the order; None of no values."""
     given = list(values)
     return math.fsum(given) / len(given) if given else None

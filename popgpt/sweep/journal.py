@@ -1,7 +1,7 @@
-"""A sweep on disk: sweep.json, whole, and events.jsonl, what came after it, a line an event; read and checked as one.
+"""A sweep on disk: sweep.json, the whole state, and events.jsonl, a line for each change since; both are read as one.
 
-So an event costs what it says, not what was said before. `written` in sweep.json counts how often it was; a line of an
-event says after which it came, so that lines that a kill left behind count for nothing.
+So to write an event costs what it says, however much came before. `written` in sweep.json counts how often that file
+was written; each line of events.jsonl says which of these it follows, so that lines that a kill left count for nothing.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class _Event(_Part):
 
 
 def write(out_dir: Path, content: Content) -> None:
-    """Replace sweep.json; the events before it are in it."""
+    """Replace sweep.json, and remove events.jsonl, whose events are in it."""
     write_atomic(out_dir / FILE, nested_json(content, ROW_LEVEL).encode())
     (out_dir / EVENTS).unlink(missing_ok=True)
 
@@ -155,7 +155,7 @@ def append(out_dir: Path, event: Mapping[str, Any], sync: bool) -> None:
 
 
 def read(out_dir: Path) -> Content:
-    """What sweep.json would hold, were it written now. Raises UserError where it is not a sweep's."""
+    """Return what sweep.json would hold if it were written now. Raises UserError if the files are not a sweep's."""
     path = out_dir / FILE
     while True:
         content = read_json(path)
@@ -180,7 +180,7 @@ def derived(
     results: Sequence[Mapping[str, Any]],
     metric: str,
 ) -> Content:
-    """What of sweep.json follows from the runs. results: of the finalists, as `finals.result` has them."""
+    """Return the part of sweep.json that follows from the runs. results: those of `finals.result`."""
     ranked = finals.ranked(results, metric)
     ended = all(each["status"] in ENDED for result in ranked for each in result["seeds"])
     found = ranking.summary(trials, metric, ranked[0]["id"] if ranked and ended else None)
@@ -191,7 +191,7 @@ def derived(
 
 
 def _derived_anew(content: Content, runs: Mapping[str, Content]) -> Content:
-    """The same, of a content whose runs have changed."""
+    """Return `derived` of a content whose runs have changed."""
     metric = content["metric"]
     results = [
         finals.result(each["id"], [runs[s["run"]] for s in each["seeds"]], [s["seed"] for s in each["seeds"]], metric)
@@ -201,7 +201,7 @@ def _derived_anew(content: Content, runs: Mapping[str, Content]) -> Content:
 
 
 def check(content: Content, called: str) -> None:
-    """Raises UserError, naming the key, where sweep.json's content is none."""
+    """Raise UserError, naming the key, if `content` can't be that of a sweep.json."""
     _validate(_Sweep, content, called)
     problem = next(_disagreements(content), None)
     if problem:
@@ -211,7 +211,7 @@ def check(content: Content, called: str) -> None:
 
 
 def _validate(model: type[BaseModel], value: Any, called: str) -> None:
-    """Raises UserError, naming the first key that is not as the model has it."""
+    """Raise UserError, naming the first key that is not as the model has it."""
     if not isinstance(value, dict):
         raise UserError(f"{called}: should be a JSON object, not {shortened(value)}")
     try:
@@ -222,7 +222,7 @@ def _validate(model: type[BaseModel], value: Any, called: str) -> None:
 
 
 def _disagreements(content: Content) -> Iterator[str]:
-    """Where parts of sweep.json disagree, in words."""
+    """Yield, in words, where parts of sweep.json disagree."""
     trials = [trial["id"] for trial in content["trials"]]
     runs = {run["id"]: run for run in (*content["trials"], *content.get("repeats", []))}
     if trials != [f"{number:04d}" for number in range(len(trials))]:
@@ -256,7 +256,7 @@ def _disagreements(content: Content) -> Iterator[str]:
 
 
 def _asha_disagreements(asha: Content, trials: Sequence[str], promotes: bool) -> Iterator[str]:
-    """Where parts of ASHA's state disagree, in words."""
+    """Yield, in words, where parts of ASHA's state disagree."""
     brackets = asha["bracket"]
     for name, number in brackets.items():
         if name not in trials or number >= len(asha["scores"]):
@@ -276,7 +276,7 @@ def _asha_disagreements(asha: Content, trials: Sequence[str], promotes: bool) ->
 
 
 def _events(path: Path, written: int) -> Iterator[tuple[int, Content]]:
-    """The events after sweep.json was written so often, with their lines' numbers. A line that was cut off is none."""
+    """Yield the events since sweep.json was written, with their line numbers. A line that was cut off is left out."""
     try:
         lines = split_lines(path.read_bytes())
     except FileNotFoundError:
@@ -294,8 +294,9 @@ def _events(path: Path, written: int) -> Iterator[tuple[int, Content]]:
 
 
 def _apply(content: Content, runs: Mapping[str, Content], event: Content) -> str | None:
-    """Have `content` and the runs in it say what an event says, but for what follows from it. What is wrong with it, in
-    words.
+    """Apply an event to `content` and the runs in it, but for what `derived` gives.
+
+    Returns what is wrong with the event, in words, or None.
     """
     run, asha = runs.get(event["id"]), content.get("asha")
     if run is None:
@@ -310,7 +311,7 @@ def _apply(content: Content, runs: Mapping[str, Content], event: Content) -> str
 
 
 def change_asha(asha: Content, name: str, change: Content) -> None:
-    """Have ASHA's state say of a trial what `AshaScheduler.changes` does."""
+    """Change ASHA's state of a trial as `AshaScheduler.changes` says."""
     for kind in ("bracket", "failed", "reasons", "to"):
         if change.get(kind) is not None:
             asha[kind][name] = change[kind]

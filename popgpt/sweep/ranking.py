@@ -1,4 +1,4 @@
-"""What a sweep found: ranking and sweep.json, as pure functions of the trials' records."""
+"""The trials ranked by their best evaluation, and the part of sweep.json that follows from them."""
 
 from __future__ import annotations
 
@@ -9,33 +9,34 @@ from typing import Any
 from popgpt.metrics.metric import METRICS, score
 
 Trial = Mapping[str, Any]
-"""A trial's record: id, config (the swept parameters), status (completed, stopped or failed), reason or None, and
-metrics, a row for each report; rows of evaluations hold the sweep's metric."""
+"""The state of a trial: id, config (the swept parameters), status, reason (why it was stopped or failed, or None),
+metrics (its rows; those of evaluations hold the sweep's metric)."""
 
 SCORES = (*METRICS, "exact_match_n", "exact_match_low", "exact_match_high", "iteration")
 """What sweep.json says of a trial's best evaluation, as far as its row has it."""
 
 
 def best_row(trial: Trial, metric: str) -> Mapping[str, Any]:
-    """The trial's best evaluation by the metric, then token accuracy, the earliest of equals; empty if it has none."""
+    """Return the trial's best evaluation by the metric, then token accuracy: the earliest of equals, {} if none."""
     rows = [row for row in trial["metrics"] if math.isfinite(score(row, metric)[0])]
     return max(rows, key=lambda row: score(row, metric), default={})
 
 
 def ranked(trials: Iterable[Trial], metric: str) -> list[Trial]:
-    """The trials, best first, by their best evaluation; those without one come last. Equals keep their order."""
+    """Return the trials, best first, by their best evaluation; those without one last. Equals keep their order."""
     return sorted(trials, key=lambda trial: score(best_row(trial, metric), metric), reverse=True)
 
 
 def best(trials: Iterable[Trial], metric: str) -> Trial | None:
-    """The winner; None where no trial has an evaluation."""
+    """Return the best trial, or None if no trial has an evaluation."""
     first = next(iter(ranked(trials, metric)), None)
     return first if first is not None and best_row(first, metric) else None
 
 
 def summary(trials: Sequence[Trial], metric: str, winner: str | None = None) -> dict[str, Any]:
-    """What sweep.json holds: `metric`, `best` (a trial without its rows, or None) and `trials` in the given order, each
-    with its scores at its best evaluation. Numbers that JSON lacks (NaN, infinities) are null.
+    """Return what sweep.json holds of the trials: `metric`, `best` (a trial without its rows, or None), `iterations`,
+    and `trials` in the given order, each with its scores at its best evaluation. NaN and infinities, which JSON lacks,
+    are null.
 
     winner: the id of the trial that is `best`; without one, that with the best evaluation.
     """
@@ -67,12 +68,12 @@ def _entry(trial: Trial, metric: str) -> dict[str, Any]:
 
 
 def iterations(trial: Trial) -> int:
-    """How far a trial got."""
+    """Return the last iteration that a trial logged."""
     return max((int(row["iteration"]) for row in trial["metrics"]), default=0)
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON takes it: what is not finite is null."""
+    """Return `value` as JSON takes it: a number that is not finite is None."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What is known of a sweep's trials while it runs, kept on disk, from where a killed sweep goes on."""
+"""The state of a sweep: its trials, its finalists and their runs. It is on disk, so that a killed sweep goes on."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from popgpt.terminal import cli
 from popgpt.text.errors import UserError, shortened
 
 FILE = journal.FILE
-KEPT = ("config", "status", "reason", "metrics")  # of a trial, for a later process
-TEST = ("exact_match", "exact_match_n", "exact_match_low", "exact_match_high")  # of a score, what is shown
+KEPT = ("config", "status", "reason", "metrics")  # what a later process takes up of a trial
+TEST = ("exact_match", "exact_match_n", "exact_match_low", "exact_match_high")  # what is shown of a score on test
 RESUME = "--resume goes on with the same sweep: set it back, or give another out_dir"
 
 
 class Record:
-    """The trials of a sweep by id, in order. A trial is as `ranking.Trial` says; `waiting` and `running` come before,
-    and before them `planned`: without parameters, which `propose` gives it when its turn comes.
+    """The trials of a sweep by id, in order, each as `ranking.Trial` says.
 
-    Once they have ended, the finalists are chosen. `repeats` are their runs with other seeds, trials too, but for `of`:
-    whose configuration it is. A trial that ASHA stopped and that goes on as a finalist has `stopped_by`: ASHA's reason.
+    Once all have ended, the finalists are chosen. `repeats` are the finalists' runs with other seeds: trials too, that
+    have `of`, the id of the finalist. A trial that ASHA stopped and that goes on as a finalist has `stopped_by`, ASHA's
+    reason.
     """
 
     def __init__(self, sweep: Sweep, drawn: Sequence[Mapping[str, Any]]):
@@ -49,29 +49,29 @@ class Record:
         self._written = 0  # how often sweep.json was
 
     def open_trials(self) -> list[str]:
-        """The trials that are still to run or to go on under ASHA."""
+        """Return the trials that are to run or to go on under ASHA."""
         return [name for name, t in self.trials.items() if t["status"] in OPEN and "stopped_by" not in t]
 
     def open_finals(self) -> list[str]:
-        """The finalists' runs, with all seeds, that are still to run or to go on to the full budget."""
+        """Return the finalists' runs, of all seeds, that are to run or to go on to the full budget."""
         names = [run["id"] for name in self.finalists for run in self._of(name)]
         return [name for name in names if self.runs[name]["status"] in OPEN]
 
     def unfinished(self) -> list[str]:
-        """What is still to run or to go on, as far as it is known."""
+        """Return all runs that are to run or to go on, as far as they are known."""
         return [*self.open_trials(), *self.open_finals()]
 
     def finalist_of(self, name: str) -> str | None:
-        """The finalist whose configuration a run has; None where it has none's."""
+        """Return the finalist whose configuration a run has, or None."""
         of = str(self.runs[name].get("of", name))
         return of if of in self.finalists else None
 
     def planned(self) -> bool:
-        """Whether there are trials that have no parameters yet."""
+        """Return whether some trials have no parameters yet."""
         return any(trial["status"] == Status.PLANNED for trial in self.trials.values())
 
     def propose(self, name: str) -> bool:
-        """Give a planned trial, the first of them, its parameters. Whether it was planned."""
+        """Give the first of the planned trials its parameters. Returns False if the trial was not planned."""
         if self.runs[name]["status"] != Status.PLANNED:
             return False
         before = [trial for trial in self.trials.values() if trial["status"] != Status.PLANNED]
@@ -79,11 +79,11 @@ class Record:
         return True
 
     def seed(self, name: str) -> int:
-        """The seed that a run is trained with."""
+        """Return the seed that a run is trained with."""
         return self.sweep.config(self.runs[name]["config"]).seed
 
     def states_kept(self, name: str) -> int | None:
-        """How many states of a trial that has ended something may go on from, beside ckpt.pt; None: it has not ended.
+        """Return how many states of a trial are needed beside ckpt.pt, or None if it has not ended.
 
         A failed one may run again; before the finalists are chosen, any that was stopped may become one.
         """
@@ -94,9 +94,9 @@ class Record:
         return int(status == Status.FAILED or (status == Status.STOPPED and undecided))
 
     def choose_finalists(self) -> bool:
-        """Choose the finalists, where all trials have ended, and lay out their runs. Whether they are newly chosen.
+        """Choose the finalists if all trials have ended, and add their runs. Returns whether they were chosen now.
 
-        Of those that were finalists before there were more trials, what is not ended is given up.
+        The open runs of trials that were finalists before there were more trials are stopped.
         """
         sweep = self.sweep
         if self.finalists or not sweep.finalists or self.open_trials():
@@ -119,28 +119,30 @@ class Record:
         return bool(self.finalists)
 
     def results(self) -> list[Mapping[str, Any]]:
-        """The finalists with their scores, best first."""
+        """Return the finalists with their scores, best first."""
         metric = self.sweep.metric
         of = {name: self._of(name) for name in self.finalists}
         seeds = {name: [self.seed(run["id"]) for run in runs] for name, runs in of.items()}
         return finals.ranked([finals.result(name, of[name], seeds[name], metric) for name in of], metric)
 
     def winner(self) -> Mapping[str, Any] | None:
-        """The trial whose configuration wins: of the finalist with the best mean where there are any, once all their
-        runs have ended; until then the best trial so far. None where none has a score.
+        """Return the trial whose configuration wins, or None if none has a score.
+
+        That is the finalist with the best mean once all the finalists' runs have ended, and else the best trial.
         """
         if self.finalists and not self.open_finals():
             return self.trials[self.results()[0]["id"]]
         return ranking.best(list(self.trials.values()), self.sweep.metric)
 
     def _of(self, name: str) -> list[dict[str, Any]]:
-        """The runs with a finalist's configuration, its trial first."""
+        """Return the runs of a finalist's configuration, its trial first."""
         return [self.trials[name], *(run for run in self.repeats.values() if run["of"] == name)]
 
     def restore(self, before: Mapping[str, Any], retry_failed: bool = False) -> int:
-        """Go on from what an earlier process wrote. retry_failed: with what failed, too. Returns how many that are.
+        """Take up the state that an earlier process wrote. Returns how many runs have failed.
 
-        Where trials are to run, finalists are chosen anew after them. Raises UserError where that was another sweep.
+        With retry_failed they run again. If trials are to run, finalists are chosen anew after them. Raises UserError
+        if the state is another sweep's.
         """
         check_same(before, self)
         for old in before["trials"]:
@@ -158,12 +160,12 @@ class Record:
         self._written = before.get("written", 0)
         self.gpu = before.get("gpu")
         best = before["best"] or {}
-        whole = all((best.get("test") or {}).get(key) is not None for key in TEST)
-        self.scored = best if whole else {}
+        has_test = all((best.get("test") or {}).get(key) is not None for key in TEST)
+        self.scored = best if has_test else {}
         return len(failed)
 
     def reopen(self, holds: Callable[[str], bool]) -> None:
-        """Where trials are still to run, open those again that had ended but may go on beside them."""
+        """If trials are to run, pause stopped ones that the scheduler `holds`: they may be promoted among these."""
         for name, trial in self.trials.items() if self.open_trials() else ():
             if trial["status"] == Status.STOPPED and holds(name):
                 trial |= {"status": Status.PAUSED, "reason": None}
@@ -187,7 +189,7 @@ class Record:
                 trial |= {"status": status, "reason": reason}
 
     def interrupt(self) -> None:
-        """What was running is interrupted."""
+        """Set the status of running trials to interrupted."""
         for trial in self.runs.values():
             if trial["status"] == Status.RUNNING:
                 trial["status"] = Status.INTERRUPTED
@@ -233,7 +235,7 @@ def _new(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def definition(sweep: Sweep) -> dict[str, Any]:
-    """What makes a sweep the same sweep, as JSON gives it back. Its number of samples may grow."""
+    """Return what makes a sweep the same sweep, as JSON gives it back. Its number of samples may grow."""
     parts = {
         "metric": sweep.metric,
         "seed": sweep.seed,
@@ -251,7 +253,7 @@ def definition(sweep: Sweep) -> dict[str, Any]:
 
 
 def check_same(before: Mapping[str, Any], record: Record) -> None:
-    """Raises UserError, naming the key, where `before` was written of another sweep, or of one of more trials."""
+    """Raise UserError, naming the key, if `before` is of another sweep, or of one of more trials."""
     then, now = (dict(parts(each)) for each in (before["sweep"], definition(record.sweep)))
     for key in dict.fromkeys([*then, *now]):
         old, new = (_value(key, of) for of in (then, now))
@@ -282,7 +284,7 @@ def parts(definition: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _value(key: str, of: Mapping[str, Any]) -> Any:
-    """A key's value; its default where a config leaves it out, or a sweep was started before there was such a key."""
+    """Return a key's value, or its default if a config leaves it out or the sweep is older than the key."""
     if key == "space":
         return None  # its names come each by itself, and their order after them
     name = key.removeprefix("config.")
@@ -291,7 +293,7 @@ def _value(key: str, of: Mapping[str, Any]) -> Any:
 
 
 def read(out_dir: Path) -> dict[str, Any]:
-    """What the sweep in a folder has recorded. Raises UserError where there is none."""
+    """Return what the sweep in a folder has recorded. Raises UserError if there is none."""
     if not (out_dir / FILE).exists():
         raise UserError(f"{out_dir / FILE}: no such file; --resume needs a sweep that was started with this out_dir")
     return journal.read(out_dir)

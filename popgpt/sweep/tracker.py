@@ -97,7 +97,7 @@ class SweepTracker:
         self._ended[name] = run
 
     def _end_recorded(self) -> None:
-        """Record the trials that ended under an earlier process: it may have been killed before it had told of them."""
+        """Send the trials that ended under an earlier process, which may have been killed before it had sent them."""
         for name, run in self._record.runs.items():
             there = trial_folder(self._out_dir, name).exists()
             if there and name not in self._ended and run["status"] in ENDED:
@@ -105,7 +105,7 @@ class SweepTracker:
                 self._end(name)
 
     def finish(self, status: str, winner: Row | None) -> None:
-        """Record the end of the sweep, of the trials that it cut short, and the files, which are all written by now."""
+        """Send the end of the sweep and of the trials that it cut short, and the files, which are written by now."""
         for name in list(self._runs):
             self._end(name)
         if self._resume:
@@ -124,8 +124,9 @@ class SweepTracker:
             self._parent.finish(status)
 
     def _finish_with(self, winner: Row) -> None:
-        """End the parent with what won: the trial's parameters and its scores on test. Their step is the iterations of
-        the whole sweep, so that those of a sweep that went on come after those it had.
+        """End the parent run with the winner's parameters and its scores on test.
+
+        The scores' step is the iterations of the whole sweep, so that a sweep that goes on adds later ones.
         """
         params = trial_config(self._record, self._out_dir, winner["id"]).model_dump()
         scores = {**winner["test"], "iteration": sum(map(ranking.iterations, self._record.runs.values()))}

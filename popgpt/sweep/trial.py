@@ -48,8 +48,8 @@ def train_trial(values: dict[str, Any], resources: dict[str, float], memory: flo
         sys.exit(0)
 
 
-def gpu_memory_of(values: dict[str, Any]) -> dict[str, int]:
-    """What `probe.gpu_memory` says of a trial, in a process that Ray gives a whole GPU. Raises UserError."""
+def measure_gpu_memory(values: dict[str, Any]) -> dict[str, int]:
+    """Return what `probe.gpu_memory` says of a trial, in a process that Ray gives a whole GPU. Raises UserError."""
     limit_exit_time()
     config = make_config({**values, "device": "cuda"})
     dataset = open_dataset(dataset_path(config))
@@ -76,8 +76,8 @@ class TrialReport:
                 self._stopped = True
 
     def stopped(self) -> bool:
-        """Whether Ray Tune wants no more of this trial.
+        """Return whether Ray Tune has stopped this trial.
 
-        It says so by SystemExit, which is put off until training has ended as it does at Ctrl-C, its state saved.
+        Ray Tune raises SystemExit in the report. The trial ends as at Ctrl-C instead, its state saved.
         """
         return self._stopped

@@ -1,4 +1,4 @@
-"""The trials of a sweep under Ray Tune: placed, run, and told of as they go."""
+"""Runs the trials of a sweep under Ray Tune, and reports each event of theirs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from popgpt.config import Config, make_config
 from popgpt.sweep.asha import AshaScheduler
 from popgpt.sweep.events import Ended, Event, Failed, Paused, Reported, Started
 from popgpt.sweep.placement import Placement
-from popgpt.sweep.trial import gpu_memory_of, train_trial
+from popgpt.sweep.trial import measure_gpu_memory, train_trial
 from popgpt.text.errors import UserError
 from popgpt.training.memory import memory_advice
 
@@ -136,8 +136,9 @@ def run_trials(
     on_event: OnEvent,
     all_known: bool,
 ) -> bool:
-    """Run the trials of these ids, in the order that the scheduler says. Returns when all have ended, or after Ctrl-C
-    or SIGTERM: whether one of these came.
+    """Run the trials of these ids, in the order that the scheduler says, until all have ended.
+
+    Returns whether Ctrl-C or SIGTERM ended them before.
 
     A trial's config is asked for when there is room for it. On a cluster that grows for what waits, all wait at once
     if their configs are all known before the first starts (`all_known`), and else one at a time.
@@ -171,7 +172,7 @@ def run_trials(
 
 
 def fit_until_signalled(tuner: tune.Tuner) -> bool:
-    """`tuner.fit()`, which Ctrl-C and SIGTERM end. Whether one of them came.
+    """Call `tuner.fit()`, which Ctrl-C and SIGTERM end. Returns whether one of them came.
 
     Ray leaves its handlers in place, where they take a signal for a sweep that has ended; but that of SIGINT is gone
     once it was called.
@@ -196,11 +197,11 @@ def _trial(config: dict[str, Any], resources: dict[str, float], memory: float | 
 
 
 def probe_gpu(config: Config) -> dict[str, int] | None:
-    """What `probe.gpu_memory` says of a trial, from a short run on a GPU; None, with a warning, where it fails.
+    """Return what a trial takes of a GPU, as `probe.gpu_memory` measures it; None, with a warning, if that fails.
 
     It runs in a process of its own: the driver would keep what CUDA takes as long as the sweep lasts.
     """
-    measured = ray.remote(num_gpus=1, max_calls=1)(gpu_memory_of).remote(config.model_dump())
+    measured = ray.remote(num_gpus=1, max_calls=1)(measure_gpu_memory).remote(config.model_dump())
     try:
         return dict(ray.get(measured))
     except (ray.exceptions.RayError, UserError) as error:
@@ -210,7 +211,7 @@ def probe_gpu(config: Config) -> dict[str, int] | None:
 
 
 def cause_of_death(account: str, config: Config) -> str:
-    """Why a trial failed that could not say so itself, in one line. `account`: Ray Tune's.
+    """Return in one line why a trial failed that could not say so itself. `account`: Ray Tune's text of the error.
 
     Ray knows what its own memory monitor killed. Of what the kernel killed, for want of memory most often, it knows
     only that it is gone.

@@ -49,7 +49,7 @@ class Scene:
 
 def scene(content: Content, level: Comparison) -> Scene:
     """The trials of a comparison. Its scores are not empty."""
-    space = (content.get("sweep") or {}).get("space") or {}
+    space = findings.definition(content).get("space") or {}
     trials = [trial for trial in content["trials"] if trial["id"] in level.scores]
     drawn: dict[str, list[Any]] = {name: [] for name in findings.swept(content)}
     for trial in trials:

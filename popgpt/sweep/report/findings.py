@@ -23,6 +23,11 @@ their runs with other seeds, as trials."""
 MOST = 0.8  # of the trials, to compare all at one iteration
 
 
+def definition(content: Content) -> Mapping[str, Any]:
+    """What makes the sweep, as `record.definition` has it; empty where the content does not say."""
+    return content.get("sweep") or {}
+
+
 def ranked(content: Content) -> list[Trial]:
     """The trials, best first."""
     return ranking.ranked(content["trials"], content["metric"])
@@ -30,7 +35,7 @@ def ranked(content: Content) -> list[Trial]:
 
 def swept(content: Content) -> list[str]:
     """The swept parameters, in the space's order."""
-    space = (content.get("sweep") or {}).get("space") or {}
+    space = definition(content).get("space") or {}
     return list(dict.fromkeys([*space, *(name for trial in content["trials"] for name in trial["config"])]))
 
 
@@ -48,19 +53,19 @@ def ranked_finalists(content: Content) -> list[Mapping[str, Any]]:
 def about_finalists(content: Content) -> str:
     """What a reader must know of the finalists, also where there are none; nothing where no trial has a score."""
     if content.get("finalists"):
-        if (content.get("sweep") or {}).get("finalist_seeds") == 0:
+        if definition(content).get("finalist_seeds") == 0:
             return "Trained to the full budget, each with its own seed only, so the choice rests on one run of each."
         return "Trained to the full budget with further seeds. The one with the best mean on val is the winner."
     if not content.get("best"):
         return ""
-    if open_trials(content) and (content.get("sweep") or {}).get("finalists") != 0:
+    if open_trials(content) and definition(content).get("finalists") != 0:
         return "None yet: the best are trained with further seeds when all trials have ended."
     return "None were trained with further seeds, so the choice rests on one run of each trial."
 
 
 def rung_iterations(content: Content) -> list[int]:
     """The rungs of all brackets, lowest first."""
-    sweep = content.get("sweep") or {}
+    sweep = definition(content)
     if not sweep.get("asha"):
         return []
     return sorted({at for bracket in rungs(Asha(**sweep["asha"]), sweep["max_t"]) for at in bracket})
@@ -68,7 +73,7 @@ def rung_iterations(content: Content) -> list[int]:
 
 def budget(content: Content, trial: Trial) -> int:
     """The iterations that a trial would take if nothing stopped it."""
-    sweep = content.get("sweep") or {}
+    sweep = definition(content)
     own = {**(sweep.get("base") or {}), **trial["config"]}
     whole = int(own.get("max_iters", sweep.get("max_t") or Config.model_fields["max_iters"].default))
     return min(whole, int(sweep.get("max_t") or whole))
@@ -232,7 +237,7 @@ def _chosen(content: Content) -> str:
         among = (
             f", among {len(finalists)} finalists of {total} trials" if len(finalists) > 1 else "; it was the only one"
         )
-        one_each = (content.get("sweep") or {}).get("finalist_seeds") == 0
+        one_each = definition(content).get("finalist_seeds") == 0
         how = name if one_each else f"mean {name} over seeds"
         return f"It was chosen on the val split, by {how}{among}."
     among = f"among {total} trials by {name}" if total > 1 else f"by {name}; there was one trial"
@@ -254,7 +259,7 @@ def config_yaml(content: Content) -> str | None:
     """The best trial's config as YAML, should its folder be gone; None where it is not known."""
     from popgpt.config import dump_yaml, merge
 
-    trial, base = best_trial(content), (content.get("sweep") or {}).get("base")
+    trial, base = best_trial(content), definition(content).get("base")
     return dump_yaml(merge(base, trial["config"])) if trial is not None and base else None
 
 
