@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from popgpt.config import Config, make_config
-from popgpt.data.batches import Rows, batch_at, make_rows
-from popgpt.data.dataset import Dataset, build_dataset, calculator_plan, dataset_path, open_dataset
-from popgpt.tasks.calculator.arithmetic import Calculator
+from popgpt.data.batches import Rows, make_rows
+from popgpt.data.dataset import Dataset, build_dataset, dataset_path, open_dataset, plan_dataset
+from popgpt.tasks.calculator import Calculator
 from popgpt.terminal.cli import run
 
 MODES = {
@@ -59,14 +59,14 @@ def rows_of(config: Config, dataset: Dataset, **mode: bool) -> Rows:
 
 def built(folder: str, **options: Any) -> tuple[Config, Dataset]:
     config = make_config({"data_dir": folder, **options})
-    build_dataset(dataset_path(config), *calculator_plan(config))
+    build_dataset(dataset_path(config), *plan_dataset(config))
     return config, open_dataset(dataset_path(config))
 
 
 def generate() -> bool:
     """Lines a second and core, text included."""
     count = 500_000
-    source = Calculator(make_config({}), 2 * count, 1)
+    source = Calculator().source(2 * count, 1)
     rates = [count / seconds / 1e6 for seconds in timed(lambda: source.text(np.arange(count)), 9)]
     return show("default lines generated", rates, "million/s", 1, at_least=True)
 
@@ -79,7 +79,7 @@ def batch() -> bool:
         for name, mode in MODES.items():
             rows = rows_of(config, dataset, **mode)
             numbers = iter(range(1000))
-            milliseconds = [1e3 * s for s in timed(lambda: batch_at(rows, next(numbers), 128, 0, 128), 1000)]  # noqa: B023
+            milliseconds = [1e3 * s for s in timed(lambda: rows.at(128 * next(numbers) + np.arange(128)), 1000)]  # noqa: B023
             holds.append(show(f"batch of 128 x 64, {name}", milliseconds, "ms", 0.5))
             holds.append(show(f"  its mean: {name}", [float(np.mean(milliseconds))], "ms", 1))
     return all(holds)
@@ -90,7 +90,7 @@ def fill() -> bool:
     holds = []
     with tempfile.TemporaryDirectory() as folder:
         for operations in ("+-", "+-*/"):
-            config, dataset = built(folder, operations=operations, dataset=f"calculator{len(operations)}")
+            config, dataset = built(folder, task={"operations": operations}, dataset=f"calculator{len(operations)}")
             for name, mode in MODES.items():
                 rows = rows_of(config, dataset, **mode)
                 batches = [rows.at(np.arange(at, at + 128)) for at in range(0, rows.rows_per_epoch - 128, 128)]
@@ -124,7 +124,7 @@ def child(part: str, folder: str) -> list[float]:
 
 
 def large_config(folder: str) -> Config:
-    return make_config({"data_dir": folder, "integer_digits": 4, "train_lines": LARGE})
+    return make_config({"data_dir": folder, "task": {"integer_digits": 4}, "train_lines": LARGE})
 
 
 def memory(field: str) -> float:
@@ -135,7 +135,7 @@ def memory(field: str) -> float:
 
 def build(folder: str) -> None:
     config = large_config(folder)
-    print(*timed(lambda: build_dataset(dataset_path(config), *calculator_plan(config)), 1), memory("VmHWM"))
+    print(*timed(lambda: build_dataset(dataset_path(config), *plan_dataset(config)), 1), memory("VmHWM"))
 
 
 def read(folder: str) -> None:
@@ -147,10 +147,10 @@ def read(folder: str) -> None:
     begun = time.perf_counter()
     rows = rows_of(config, dataset)
     laid_out = 1e3 * (time.perf_counter() - begun)
-    batch_at(rows, 0, 128, 0, 128)
+    rows.at(np.arange(128))
     before = memory("VmRSS")
     iterations = iter(range(1000))
-    seconds = timed(lambda: batch_at(rows, next(iterations), 128, 0, 128), 1000)
+    seconds = timed(lambda: rows.at(128 * next(iterations) + np.arange(128)), 1000)
     print(opened, memory("VmRSS") - before, memory("VmHWM"), 1e3 * float(np.mean(seconds)), laid_out)
 
 

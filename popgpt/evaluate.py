@@ -73,7 +73,7 @@ def open_its_dataset(state: dict[str, Any], data_dir: str | None) -> Dataset:
 def score_file(model: GPT, state: dict[str, Any], path: Path, data_dir: str | None) -> Scores:
     """Exact match on the lines of a file: on all, and on those whose prompt the training split does not hold.
 
-    Of the calculator, a prompt is held where a twin of it is: who has learned 1+2=3 has seen 2+1.
+    A prompt is held where one of the same canonical form is: who has learned 1+2=3 has seen 2+1.
     """
     import numpy as np
 
@@ -85,7 +85,7 @@ def score_file(model: GPT, state: dict[str, Any], path: Path, data_dir: str | No
     known, lines = read_known_lines(path, state)
     train = open_its_dataset(state, data_dir).split("train")
     _, right = answer_lines(model, known, separator, lines)
-    seen = train.contains([split_line(line, separator)[0] for line in lines])
+    seen = train.contains([split_line(line, separator)[0] for line in lines], model.config.task)
     unseen = np.flatnonzero(~seen)
     unseen_counts = count_exact([lines[i] for i in unseen], [right[i] for i in unseen], separator, symbols)
     return {
@@ -93,7 +93,6 @@ def score_file(model: GPT, state: dict[str, Any], path: Path, data_dir: str | No
         **exact_match_metrics(count_exact(lines, right, separator, symbols), symbols),
         "lines_too_long": sum(len(line) > line_room(model.config) for line in lines),
         "seen_in_training": int(np.count_nonzero(seen)),
-        "seen_counts": "prompts and their twins" if train.meta.generator == "calculator" else "prompts",
         "unseen": exact_match_metrics(unseen_counts, symbols),
     }
 
@@ -143,8 +142,8 @@ def print_scores(scores: Scores) -> None:
     if too_long := scores["lines_too_long"]:
         print(f"{too_long:,} of these lines are too long for the model's block_size, and count as wrong")
     if "unseen" in scores:
-        twins = ", themselves or as a twin (2+1 of 1+2)" if "twins" in scores["seen_counts"] else ""
-        print(f"{scores['seen_in_training']:,} of these prompts are in the training split{twins}; on the others:")
+        asked = f"{scores['seen_in_training']:,} of these prompts are in the training split"
+        print(f"{asked}, themselves or in an equal form, as 2+1 is of 1+2; on the others:")
         print(f"  {describe_exact_match(scores['unseen'])}")
     else:
         print(f"val loss {scores['val_loss']:.4f}, token accuracy {scores['token_accuracy']:.2%} (teacher-forced)")

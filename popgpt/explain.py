@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from popgpt.config import Config, as_yaml, load_config, read_yaml, where_from
+from popgpt.config import Config, as_yaml, flat, load_config, read_yaml, where_from
 from popgpt.terminal import cli
 from popgpt.text.printable import printable
 
@@ -58,8 +58,8 @@ def read(path: str, overrides: Sequence[str]) -> tuple[Sweep | None, Config, dic
 
 def describe_parameters(config: Config, sources: Mapping[str, str]) -> list[str]:
     """Each parameter, its value and where that comes from; the defaults last, on one line."""
-    values = {name: printable(as_yaml(value)) for name, value in config.model_dump().items()}
-    said = [name for name in values if sources[name] != "default"]
+    values = {name: printable(as_yaml(value)) for name, value in flat(config.model_dump()).items()}
+    said = [name for name in values if sources.get(name, "default") != "default"]
     width = max((len(f"{name}={values[name]}") for name in said), default=0)
     lines = [f"  {f'{name}={values[name]}':<{width}}  {sources[name]}" for name in said]
     rest = ", ".join(f"{name}={values[name]}" for name in values if name not in said)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from popgpt.config import dump_yaml, make_config
+from popgpt.tasks.registry import task_names
 from popgpt.terminal import cli
 from popgpt.text.errors import UserError
 
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = args.dataset or name_of(args.lines)
     out = Path(args.out)
     config, space = out / "configs" / f"{name}.yaml", out / "search_spaces" / f"{name}.yaml"
-    make_config({"dataset": name, "data_dir": args.data_dir}, "arguments")
+    make_config({"task": "text", "dataset": name, "data_dir": args.data_dir}, "arguments")
     for path in (config, space):
         if path.exists():
             raise UserError(f"{path} is there already; remove it, or give another --dataset NAME or --out DIR")
@@ -102,9 +103,9 @@ def _parser() -> cli.Parser:
 
 
 def name_of(file: str) -> str:
-    """The name of a dataset made from a file's name. One that begins with calculator would be generated."""
+    """The name of a dataset made from a file's name. One that is a task's would be that task's dataset."""
     name = re.sub(r"[^\w-]+", "-", Path(file).stem).strip("-")[:100] or "lines"
-    return f"my-{name}" if name.startswith("calculator") else name
+    return f"my-{name}" if name in task_names() else name
 
 
 def find_separator(file: str) -> str:
@@ -140,7 +141,7 @@ def files_of(name: str, data_dir: str, file: str, sizes: Sizes) -> tuple[str, st
     rows = max(1, sizes.characters // block_size)
     batch_size = max(1, min(TOKENS // block_size, rows // 4, 128))
     shown = ascii(Path(file).name)[1:-1]
-    names = dump_yaml({"out_dir": f"out/{name}", "dataset": name, "data_dir": data_dir})
+    names = dump_yaml({"out_dir": f"out/{name}", "task": "text", "dataset": name, "data_dir": data_dir})
     of = {"file": shown, "lines": sizes.lines, "longest": sizes.longest}
     config = CONFIG.format(**of, names=names, block_size=block_size, batch_size=batch_size)
     return config, SPACE.format(

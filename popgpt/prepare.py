@@ -1,4 +1,4 @@
-"""Build a dataset: the calculator's from a config, or one from your own lines."""
+"""Build a dataset: that of a config's task, or one from your own lines."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from popgpt.config import load_config, make_config
-from popgpt.data.building import Plan, Source, build_dataset
-from popgpt.data.dataset import Dataset, calculator_plan, check_options, dataset_path, open_dataset
+from popgpt.data.building import Plan, build_dataset
+from popgpt.data.dataset import Dataset, check_options, dataset_path, open_dataset, plan_dataset
 from popgpt.data.meta import SPLITS, Meta
 from popgpt.data.own_lines import Contents, TextLines, find_repeats, numbered, read_file, usable_lines
+from popgpt.tasks.base import Source
 from popgpt.terminal.cli import Parser, parameters_help, run, tell
 from popgpt.text.errors import UserError, named
 
@@ -23,12 +24,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Build the dataset unless it is there, and print what it holds. Raises UserError."""
     begun = time.perf_counter()
     given = _parser().parse_intermixed_args(arguments)
-    path, source, plan = _calculator(given) if given.from_text is None else _own_lines(given)
+    path, source, plan = _of_config(given) if given.from_text is None else _own_lines(given)
     dataset, built = _prepare(path, source, plan, given.force)
     print("\n".join(describe(dataset)))
     tell(f"{'prepared' if built else 'already there'}: {path} ({time.perf_counter() - begun:.1f} s)")
     if given.from_text is not None:
-        words = [f"dataset={given.dataset}", *([f"data_dir={given.data_dir}"] if given.data_dir != "data" else [])]
+        words = [
+            "task=text",
+            f"dataset={given.dataset}",
+            *([f"data_dir={given.data_dir}"] if given.data_dir != "data" else []),
+        ]
         tell(f"train on it: python -m popgpt.train CONFIG {shlex.join(words)}")
         tell("  python -m popgpt.init FILE writes a CONFIG that fits to the lines of FILE, and a search space")
 
@@ -55,13 +60,13 @@ def _parser() -> Parser:
     return parser
 
 
-def _calculator(given: argparse.Namespace) -> tuple[Path, Source, Plan]:
+def _of_config(given: argparse.Namespace) -> tuple[Path, Source, Plan]:
     if given.config is None:
         raise UserError("give a config, for example configs/calculator.yaml, or your own lines with --from-text FILE")
     if given.dataset is not None:
         raise UserError(f"--dataset goes with --from-text; with a config write dataset={given.dataset}")
     config = load_config(given.config, given.overrides)
-    return dataset_path(config), *calculator_plan(config)
+    return dataset_path(config), *plan_dataset(config)
 
 
 def _own_lines(given: argparse.Namespace) -> tuple[Path, Source, Plan]:
@@ -74,7 +79,7 @@ def _own_lines(given: argparse.Namespace) -> tuple[Path, Source, Plan]:
         raise UserError("--from-text needs a name for the dataset: --dataset NAME")
     if len(given.separator) != 1 or given.separator in "\r\n" or "\ud800" <= given.separator <= "\udfff":
         raise UserError(f"--separator {given.separator!r} should be one character, and not a newline")
-    values = {"dataset": given.dataset, "data_dir": given.data_dir, "data_seed": given.seed}
+    values = {"task": "text", "dataset": given.dataset, "data_dir": given.data_dir, "data_seed": given.seed}
     path = dataset_path(make_config(values, "arguments"))
     contents = read_file(given.from_text, given.separator)
     source = TextLines(usable_lines(given.from_text, contents, given.drop_bad), given.separator, given.seed)
@@ -87,7 +92,7 @@ def _own_lines(given: argparse.Namespace) -> tuple[Path, Source, Plan]:
         if value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value} should be at least 1")
     options = {"data_seed": given.seed, **lines, "separator": given.separator, "text_sha256": source.digest}
-    return path, source, Plan(given.dataset, "text", options, given.separator, "", "", given.seed, **lines)
+    return path, source, Plan(given.dataset, "text", options, given.separator, "", given.seed, **lines)
 
 
 def _notes(contents: Contents, separator: str) -> Iterator[str]:
@@ -107,18 +112,17 @@ def _notes(contents: Contents, separator: str) -> Iterator[str]:
 
 def _prepare(path: Path, source: Source, plan: Plan, force: bool) -> tuple[Dataset, bool]:
     """The dataset at `path`, and whether it was built now: it's kept where its options are those of the plan."""
-    options = {"generator": plan.generator, **plan.options}
     if path.exists():
         try:
             dataset = open_dataset(path)
-            check_options(dataset, options)
+            check_options(dataset, plan.task, plan.options)
             return dataset, False
         except UserError:
             if not force:
                 raise
     build_dataset(path, source, plan, overwrite=force)
     dataset = open_dataset(path)
-    check_options(dataset, options)  # another process may have been first
+    check_options(dataset, plan.task, plan.options)  # another process may have been first
     return dataset, True
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from popgpt.cluster.session import Resources
 
 TINY: dict[str, Any] = {
-    "operations": "+-",
+    "task": {"name": "calculator", "operations": "+-"},
     "train_lines": 400,
     "val_lines": 60,
     "test_lines": 60,

@@ -144,4 +144,4 @@ def overrides(rng: random.Random) -> list[str]:
 def base() -> str:
     """A config that any space may rest on."""
     given: dict[str, Any] = {"max_iters": 1000, "d_model": 64, "d_head": 16, "train_lines": 400, "val_lines": 60}
-    return dump_yaml({**given, "test_lines": 60, "operations": "+-", "device": "cpu"})
+    return dump_yaml({**given, "test_lines": 60, "task": {"operations": "+-"}, "device": "cpu"})

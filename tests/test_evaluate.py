@@ -25,7 +25,7 @@ def here(tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
-def test_a_twin_of_a_prompt_that_was_learned_was_seen(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_form_of_a_prompt_that_was_learned_was_seen(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dataset = ensure_dataset(load_config("tiny.yaml"))
     lines = dataset.split("train").lines()
     sums = [line.partition("=") for line in lines if "+" in line and len(set(line.partition("=")[0].split("+"))) == 2]
@@ -37,9 +37,8 @@ def test_a_twin_of_a_prompt_that_was_learned_was_seen(here: Path, capsys: pytest
     evaluate.main(["out", "--file", "lines.txt", "--json"])
     scores = json.loads(capsys.readouterr().out)
     assert (scores["seen_in_training"], scores["unseen"]["exact_match_n"]) == (5, 2)
-    assert scores["seen_counts"] == "prompts and their twins"
     evaluate.main(["out", "--file", "lines.txt"])
-    assert "5 of these prompts are in the training split, themselves or as a twin" in capsys.readouterr().out
+    assert "5 of these prompts are in the training split, themselves or in an equal form" in capsys.readouterr().out
 
 
 def test_another_dataset_is_named_where_it_was_opened(here: Path) -> None:

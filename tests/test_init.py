@@ -33,7 +33,7 @@ def test_lines_are_trained_on_by_what_is_written(capsys: pytest.CaptureFixture[s
     assert len(sample(sweep)) == sweep.num_samples
     assert sweep.config() == load_config("configs/my-lines.yaml").model_copy(update={"best_by": "exact_match"})
     prepare.main(["--from-text", "my lines.txt", "--dataset", "my-lines", "--separator", ":"])
-    assert "train on it: python -m popgpt.train CONFIG dataset=my-lines" in capsys.readouterr().out
+    assert "train on it: python -m popgpt.train CONFIG task=text dataset=my-lines" in capsys.readouterr().out
     tiny = ["max_iters=2", "eval_interval=2", "d_model=16", "d_head=8", "n_layer=1", "mlflow_log=false", "device=cpu"]
     assert train.main(["configs/my-lines.yaml", "--local", *tiny]) == 0
     assert Path("out/my-lines/ckpt.pt").exists()
@@ -79,9 +79,9 @@ def test_lines_that_can_not_be_told_are_refused(text: str, said: str) -> None:
 
 
 def test_a_table_and_odd_names() -> None:
-    Path("calculator-010.csv").write_text("prompt,answer\n" + "".join(f"{n},{n}\n" for n in range(30)))
-    init.main(["calculator-010.csv"])
-    assert load_config("configs/my-calculator-010.yaml").dataset == "my-calculator-010"
+    Path("calculator.csv").write_text("prompt,answer\n" + "".join(f"{n},{n}\n" for n in range(30)))
+    init.main(["calculator.csv"])
+    assert load_config("configs/my-calculator.yaml").dataset == "my-calculator"
     write("010.txt", "=")
     init.main(["010.txt"])
     assert load_config("configs/010.yaml").dataset == "010"

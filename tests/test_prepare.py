@@ -18,7 +18,7 @@ SMALL = ["train_lines=500", "val_lines=20", "test_lines=10"]
 @pytest.fixture
 def config(tmp_path: Path) -> str:
     path = tmp_path / "config.yaml"
-    path.write_text(f'data_dir: {tmp_path / "data"}\noperations: "+-"\n')
+    path.write_text(f'data_dir: {tmp_path / "data"}\ntask: {{operations: "+-"}}\n')
     return str(path)
 
 
@@ -38,10 +38,10 @@ def test_it_says_what_it_built(config: str, tmp_path: Path, capsys: pytest.Captu
 
 def test_another_dataset_gives_way_only_to_force(config: str, tmp_path: Path) -> None:
     prepare.main([config, *SMALL])
-    with pytest.raises(UserError, match="was built with decimals=1, now it is decimals=0"):
-        prepare.main([config, *SMALL, "decimals=0"])
-    prepare.main([config, "--force", *SMALL, "decimals=0"])
-    assert open_dataset(tmp_path / "data" / "calculator").meta.options["decimals"] == 0
+    with pytest.raises(UserError, match=r"was built with task\.decimals=1, now it is task\.decimals=0"):
+        prepare.main([config, *SMALL, "task.decimals=0"])
+    prepare.main([config, "--force", *SMALL, "task.decimals=0"])
+    assert open_dataset(tmp_path / "data" / "calculator").meta.options["task.decimals"] == 0
 
 
 def test_damage_gives_way_to_force(config: str, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_force_leaves_what_lies_beside_a_dataset(config: str, tmp_path: Path) ->
     notes.write_text("mine")
     prepare.main([config, *SMALL])
     with pytest.raises(UserError, match=r"holds notes\.txt"):
-        prepare.main([config, *SMALL, "decimals=0", "--force"])
+        prepare.main([config, *SMALL, "task.decimals=0", "--force"])
     assert notes.read_text() == "mine"
 
 

@@ -145,8 +145,8 @@ def test_a_run_is_not_written_over(here: Path) -> None:
         ("block_size=4", "block_size=4 holds no line of train"),
         ("mask_before_token=x", "mask_before_token='x'"),
         ("data_seed=2", "was built with data_seed=1, now it is data_seed=2"),
-        ("dataset=mine", "mine: no such dataset; make it with"),
-        ("dataset=calculator-new and train_lines=1000000 and integer_digits=1", "but these options make only"),
+        ("task=text and dataset=mine", "mine: no such dataset; make it with"),
+        ("dataset=calculator-new and train_lines=1000000 and task.integer_digits=1", "but these options make only"),
         ("device=cuda", "GPU"),
     ],
 )

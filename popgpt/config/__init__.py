@@ -1,9 +1,10 @@
 """Every parameter of a run: the schema, and how its values are read, told and written."""
 
-from popgpt.config.derived import DERIVED, divisors
+from popgpt.config.derived import DERIVED, HEADS, divisors
 from popgpt.config.loading import (
     COMMAND_LINE,
     explain_error,
+    flat,
     load_config,
     make_config,
     merge,
@@ -22,6 +23,7 @@ __all__ = [
     "DERIVED",
     "FOREIGN",
     "GROUPS",
+    "HEADS",
     "MOST",
     "SEPARATOR",
     "Config",
@@ -34,6 +36,7 @@ __all__ = [
     "divisors",
     "dump_yaml",
     "explain_error",
+    "flat",
     "load_config",
     "make_config",
     "may_agree",

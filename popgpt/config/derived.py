@@ -1,4 +1,4 @@
-"""What follows from other parameters: the learning rate's schedule, the heads' width and number."""
+"""What follows from other parameters: the dataset's name, the learning rate's schedule, the heads' width and number."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ from functools import lru_cache
 from typing import Any
 
 from popgpt.config.types import FASTEST, MOST, WIDEST
+from popgpt.tasks.registry import task_name
 
 # Each parameter that may be left out, and those that it then follows from.
 DERIVED = {
+    "dataset": ("task",),
     "lr_decay_iters": ("max_iters", "warmup_iters"),
     "min_lr": ("learning_rate",),
     "d_head": ("d_model", "n_head"),
     "n_head": ("d_model", "d_head"),
 }
+HEADS = frozenset({"d_head", "n_head"})  # one replaces the other
 
 
 def with_derived(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Fill in what follows from other parameters; null is as if left out. What is wrong is left for validation."""
     given = {name: value for name, value in given.items() if value is not None or name not in DERIVED}
     value = {**defaults, **given}
+    given.setdefault("dataset", task_name(value["task"]))
     if isinstance(value["max_iters"], int) and "lr_decay_iters" not in given:
         given["lr_decay_iters"] = min(max(value["max_iters"], _number(value["warmup_iters"]), 1), MOST)
     if "min_lr" not in given:

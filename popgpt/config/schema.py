@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
 
 from popgpt.config.derived import with_derived
 from popgpt.config.roles import Role, role_of
 from popgpt.config.types import FASTEST, LONGEST, MOST, Count, Probability, Rows, Seed, Width, Workers
 from popgpt.metrics.metric import MetricName
+from popgpt.tasks.base import Task
+from popgpt.tasks.registry import DEFAULT_TASK, make_task
 from popgpt.text.errors import UserError, shortened
-
-Operation = Literal["+", "-", "*", "/"]
-OperandDigits = Annotated[int, Field(ge=1, le=9)]
-Digits = Annotated[int, Field(ge=0, le=9)]
-Number = TypeVar("Number")
-# The tags pick one branch to report on, and are named so that explain_error leaves them out of the key.
-PerOperation = Annotated[
-    Annotated[Number, Tag("constrained-number")] | Annotated[dict[Operation, Number], Tag("constrained-mapping")],
-    Discriminator(lambda value: "constrained-mapping" if isinstance(value, dict) else "constrained-number"),
-]
 
 SEPARATOR = "separator"
 
@@ -64,42 +56,19 @@ class RunOptions(BaseModel):
 
 
 class DataOptions(BaseModel):
-    """What the dataset holds, and where it is."""
+    """What is learned, and where its dataset is."""
 
+    task: Annotated[SerializeAsAny[Task], BeforeValidator(make_task), Role.DATA] = Field(  # type: ignore[assignment]
+        DEFAULT_TASK, description="what is learned: a task's name, or {name: ..., option: ...}"
+    )
     dataset: Annotated[str, Role.RUN] = Field(
-        "calculator", pattern=r"^[\w.-]+$", description="name of the dataset inside data_dir"
+        DEFAULT_TASK, pattern=r"^[\w.-]+$", description="name of the dataset inside data_dir; default the task's name"
     )
     data_dir: Annotated[str, Role.PLACE] = Field("data", min_length=1, description="folder that holds the datasets")
     data_seed: Annotated[Seed, Role.DATA] = Field(1, description="of the generator and of the split")
     train_lines: Annotated[Count, Role.DATA] = Field(200_000, description="lines to generate for training")
     val_lines: Annotated[Count, Role.DATA] = Field(2_000, description="lines to generate for validation")
     test_lines: Annotated[Count, Role.DATA] = Field(2_000, description="lines to generate for the final test")
-    operations: Annotated[str, Role.DATA] = Field(
-        "+-*/", pattern=r"^[-+*/]+$", description="operations of the calculator, balanced"
-    )
-    operation_weights: Annotated[dict[Operation, Count], Role.DATA] = Field(
-        {}, description="share of an operation's lines, for example {'*': 3}; those not named weigh 1"
-    )
-    integer_digits: Annotated[PerOperation[OperandDigits], Role.DATA] = Field(
-        2, description="digits before an operand's point, at most; one number, or one for each operation"
-    )
-    decimals: Annotated[PerOperation[Digits], Role.DATA] = Field(
-        1, description="digits after an operand's point, at most; one number, or one for each operation"
-    )
-    result_decimals: Annotated[Digits, Role.DATA] = Field(2, description="digits after a quotient's point, at most")
-    quotients: Annotated[Literal["rounded", "exact"], Role.DATA] = Field(
-        "rounded", description="rounded: half to even, to result_decimals; exact: only those that end within them"
-    )
-    signed: Annotated[bool, Role.DATA] = Field(False, description="half of the operands are negative")
-    terms: Annotated[int, Field(ge=2, le=4), Role.DATA] = Field(
-        2, description="operands of a prompt, with the usual precedence"
-    )
-    parentheses: Annotated[bool, Role.DATA] = Field(
-        False, description="also prompts with a pair of parentheses; takes 3 terms"
-    )
-    balance: Annotated[Literal["lengths", "carries"], Role.DATA] = Field(
-        "lengths", description="lengths: of the operands; carries: also the number of carries or borrows of + and -"
-    )
 
 
 class RowOptions(BaseModel):
@@ -247,9 +216,7 @@ def _disagreement(config: Config) -> str | None:
         return f"min_workers={c.min_workers} should be at most workers={c.workers}"
     if c.workers > c.rows_per_iteration:
         return f"workers={c.workers} should be at most the {c.rows_per_iteration} rows of an iteration"
-    if len(set(c.operations)) != len(c.operations):
-        return f"operations={c.operations!r} should name each operation once"
-    return _path_problem(c) or _calculator_disagreement(c)
+    return _path_problem(c)
 
 
 def _path_problem(config: Config) -> str | None:
@@ -268,24 +235,6 @@ def path_problem(name: str, value: str) -> str | None:
         return f"{name}={shortened(value)} should hold no NUL character"
     if longest > 255:
         return f"{name}={shortened(value)} holds a name of {longest} bytes; at most 255 are possible"
-    return None
-
-
-def _calculator_disagreement(c: Config) -> str | None:
-    """The first combination of the calculator's options that cannot be, in words."""
-    for operation in c.operation_weights:
-        if operation not in c.operations:
-            return f"operation_weights names {operation!r}, which is not in operations={c.operations!r}"
-    for name in ("integer_digits", "decimals"):
-        value = getattr(c, name)
-        if isinstance(value, dict) and set(value) != set(c.operations):
-            return f"{name}={value!r} should have a number for each of operations={c.operations!r}, and no other"
-    if c.parentheses and c.terms == 2:
-        return "parentheses=True makes no difference with terms=2; use terms=3 or 4"
-    if c.quotients == "exact" and (c.terms > 2 or "/" not in c.operations):
-        return "quotients='exact' takes terms=2 and an operation '/'; use quotients='rounded'"
-    if c.balance == "carries" and (c.terms > 2 or c.signed or not set("+-") & set(c.operations)):
-        return "balance='carries' takes terms=2, signed=False and an operation '+' or '-'; use balance='lengths'"
     return None
 
 

@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 
 from popgpt.config import SEPARATOR, Config
 from popgpt.data.dataset import Dataset, Split
-from popgpt.data.meta import Meta
+from popgpt.data.meta import SPLITS, Meta
 from popgpt.lines.shuffle import derive_key, permute
-from popgpt.lines.text import NEWLINE, Text, prompt_ends
+from popgpt.lines.text import I64, NEWLINE, Text, prompt_ends
 from popgpt.lines.vocabulary import Vocabulary
 from popgpt.text.errors import UserError, shortened
-
-I64 = NDArray[np.int64]
 
 IGNORE_INDEX = -1
 _FITTED_LENGTHS = 64
@@ -115,6 +113,17 @@ class _Packing(NamedTuple):
     starts: I64
 
 
+class RowParameters(NamedTuple):
+    """What decides the rows of a split: the config's parameters, the mask as a character, and the seed of the order."""
+
+    block_size: int
+    align_to_lines: bool
+    isolate_lines: bool
+    mask_before_token: str | None
+    mask_per_line: bool
+    seed: int
+
+
 class Rows:
     """The rows that a split makes, epoch after epoch: row g belongs to epoch g // rows_per_epoch.
 
@@ -122,30 +131,19 @@ class Rows:
     `block_size`, or where `mask_before_token` is in no line.
     """
 
-    def __init__(
-        self,
-        split: Split,
-        vocabulary: Vocabulary,
-        *,
-        block_size: int,
-        align_to_lines: bool,
-        isolate_lines: bool,
-        mask_before_token: str | None,
-        mask_per_line: bool,
-        seed: int,
-    ) -> None:
+    def __init__(self, split: Split, vocabulary: Vocabulary, parameters: RowParameters) -> None:
         self._split = split
         self._vocabulary = vocabulary
         self._id_of = np.append(vocabulary.ids, -1)  # clipped to, a code past the vocabulary's last is unknown too
-        self._block_size = block_size
-        self._aligned = align_to_lines
-        self._isolated = isolate_lines
-        self._mask_before = mask_before_token
-        self._mask_per_line = mask_per_line
-        self._seed = seed
+        self._block_size = parameters.block_size
+        self._aligned = parameters.align_to_lines
+        self._isolated = parameters.isolate_lines
+        self._mask_before = parameters.mask_before_token
+        self._mask_per_line = parameters.mask_per_line
+        self._seed = parameters.seed
         self._check_mask()
-        self._extra = 0 if isolate_lines else 1
-        self._patterns = [self._pack(shard) for shard in split.shard_lengths] if align_to_lines else []
+        self._extra = 0 if parameters.isolate_lines else 1
+        self._patterns = [self._pack(shard) for shard in split.shard_lengths] if parameters.align_to_lines else []
         self._shard_rows = self._count_rows()
         self.rows_per_epoch = int(self._shard_rows.sum())
         self.lines_left_out = self._count_left_out()
@@ -364,10 +362,8 @@ def mask_token(config: Config, meta: Meta) -> str | None:
 
 
 def make_rows(config: Config, dataset: Dataset, split: str, seed: int) -> Rows:
-    """The rows that `config` makes of a split, in the order of `seed`."""
-    return Rows(
-        dataset.split(split),
-        dataset.meta.vocabulary,
+    """The rows that `config` makes of a split, in the order of `seed`; packed once, and kept with the split."""
+    parameters = RowParameters(
         block_size=config.block_size,
         align_to_lines=config.align_to_lines,
         isolate_lines=config.isolate_lines,
@@ -375,6 +371,8 @@ def make_rows(config: Config, dataset: Dataset, split: str, seed: int) -> Rows:
         mask_per_line=config.mask_per_line,
         seed=seed,
     )
+    opened = dataset.split(split)
+    return opened.keep(parameters, lambda: Rows(opened, dataset.meta.vocabulary, parameters))
 
 
 def line_room(config: Config) -> int:
@@ -403,11 +401,6 @@ def describe_too_long(config: Config, meta: Meta, splits: Sequence[str] = ("trai
         meanings += ["left out of the loss and token accuracy"] if config.align_to_lines else []
         meanings.append("counted as wrong by exact match")
     lines = " and ".join(f"{count:,} of {meta.lines[split]:,} lines of {split}" for split, count in counts.items())
-    enough = f"block_size={meta.longest_line + config.block_size - line_room(config)} holds all"
+    longest = max(max(meta.lengths(split)) for split in SPLITS if meta.lines[split])
+    enough = f"block_size={longest + config.block_size - line_room(config)} holds all"
     return f"{lines} are too long for block_size={config.block_size}: {', '.join(meanings)}; {enough}" if counts else ""
-
-
-def batch_at(rows: Rows, iteration: int, rows_per_iteration: int, start: int, stop: int) -> Batch:
-    """Rows start to stop of the rows_per_iteration that `iteration` trains on."""
-    first = iteration * rows_per_iteration
-    return rows.at(np.arange(first + start, first + stop))

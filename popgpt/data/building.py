@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from popgpt.data.meta import SCHEMA_KEY, SPLITS, Meta
 from popgpt.lines.shuffle import U64, derive_key, mix
 from popgpt.lines.text import Text, from_utf8, kinds, prompt_ends
 from popgpt.storage.folder import sync
+from popgpt.tasks.base import Source
 from popgpt.text.errors import UserError
 
 SHARD_LINES = 2**18
@@ -33,27 +34,13 @@ Progress = Callable[[int], None]
 """Called with how many lines more are done."""
 
 
-class Source(Protocol):
-    """Lines by number: what a dataset is built from."""
-
-    def __len__(self) -> int:
-        """How many lines there are."""
-
-    def text(self, lines: NDArray[Any]) -> Text:
-        """The lines with these numbers, as UTF-8 bytes with offsets in bytes."""
-
-    def keys(self, lines: NDArray[Any]) -> U64:
-        """[n] hashes of these lines' canonical prompts; lines with one key go to one split."""
-
-
 class Plan(NamedTuple):
-    """What `build_dataset` makes of a source. alphabet: characters beside those that occur."""
+    """What `build_dataset` makes of a source; see `Meta`."""
 
     name: str
-    generator: str
+    task: str
     options: dict[str, Any]
     separator: str
-    alphabet: str
     symbols: str
     split_seed: int
     val_lines: int
@@ -242,7 +229,7 @@ def _write_splits(folder: Path, source: Source, plan: Plan, progress: Progress) 
         split: _write_lines(folder / f"{split}.part", source, np.flatnonzero(labels == label), plan, progress)
         for label, split in enumerate(SPLITS)
     }
-    meta = _describe(plan, written, overlaps)
+    meta = _describe(plan, source.alphabet, written, overlaps)
     for split in SPLITS:
         _seal(folder / f"{split}.part", folder / f"{split}.arrow", meta)
 
@@ -287,21 +274,20 @@ def count_overlaps(hashes: U64, labels: NDArray[np.int8]) -> int:
     return len(np.union1d(np.intersect1d(val, test), in_train))
 
 
-def _describe(plan: Plan, written: Mapping[str, _Written], overlaps: int) -> Meta:
+def _describe(plan: Plan, alphabet: str, written: Mapping[str, _Written], overlaps: int) -> Meta:
     occurring = {split: part.total("characters") for split, part in written.items()}
     meta = Meta(
         name=plan.name,
-        generator=plan.generator,
+        task=plan.task,
         options=plan.options,
         separator=plan.separator,
-        characters="".join(sorted({*plan.alphabet, "\n"}.union(*occurring.values()))),
+        characters="".join(sorted({*alphabet, "\n"}.union(*occurring.values()))),
         symbols=plan.symbols,
         split_seed=plan.split_seed,
         lines={split: part.lines for split, part in written.items()},
         by_kind={split: part.total("kinds") for split, part in written.items()},
         shard_lengths={split: [dict(shard.lengths) for shard in part.shards] for split, part in written.items()},
         characters_in=occurring,
-        longest_line=max(max(shard.lengths) for part in written.values() for shard in part.shards),
         longest_answer=max(shard.longest_answer for part in written.values() for shard in part.shards),
         overlaps=overlaps,
         fingerprint="",

@@ -7,24 +7,24 @@ record batch is a *shard*: the lines that are shuffled together. What the datase
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from popgpt.config import Config, Role, parameters_of
+from popgpt.config import Config, Role, flat, parameters_of
 from popgpt.data.arrow import check_replaceable, open_arrow, read_meta
-from popgpt.data.building import Plan, Source, build_dataset
+from popgpt.data.building import Plan, build_dataset
 from popgpt.data.meta import SPLITS, Meta
-from popgpt.lines.shuffle import U64
-from popgpt.lines.text import I64, NEWLINE, Text, from_utf8, hash_spans, prompt_ends
-from popgpt.tasks.calculator import arithmetic as calculator
-from popgpt.tasks.calculator.canonical import canonical, hash_operands, plain_numbers
+from popgpt.lines.text import NEWLINE, Text, decode, from_utf8, join_lines, prompt_ends
+from popgpt.tasks.base import Source, Task
 from popgpt.text.errors import UserError
+
+Made = TypeVar("Made")
+_MOST_KEPT = 8
 
 
 class Split:
@@ -40,6 +40,7 @@ class Split:
         self._ascii = meta.characters.isascii()
         self._starts = np.cumsum([0] + [sum(shard.values()) for shard in self.shard_lengths])
         self._decoded = lru_cache(maxsize=2)(self._read_shard)
+        self._kept: dict[Hashable, Any] = {}
 
     def __len__(self) -> int:
         return self.meta.lines[self.name]
@@ -91,48 +92,48 @@ class Split:
             if low < high:
                 codes, offsets = self.shard(number)
                 first, last = offsets[low - self._starts[number]], offsets[high - self._starts[number]]
-                text = codes[first:last].astype("<u4").tobytes().decode("utf-32-le")
-                found += text[:-1].split("\n")
+                found += decode(codes[first:last])[:-1].split("\n")
         return found
 
-    def contains(self, prompts: Sequence[str]) -> NDArray[np.bool_]:
-        """[len(prompts)] whether a line of this split has exactly that prompt; of the calculator, it or a twin of it.
-
-        Twins have one canonical form, by which splits are made: 1+2 and 2+1.
-        """
-        form = canonical if self._has_twins else str
-        texts = _join([plain_numbers(prompt) for prompt in prompts] if self._has_twins else prompts)
-        wanted = self._hash_prompts(texts, texts.offsets[1:] - 1)
+    def contains(self, prompts: Sequence[str], task: Task) -> NDArray[np.bool_]:
+        """[len(prompts)] whether a line of this split asks the same: its prompt has the same canonical form."""
+        forms = [task.canonical(prompt) for prompt in prompts]
+        texts = join_lines(forms)
+        wanted = task.hash_prompts(texts, texts.offsets[1:] - 1)
         known: set[str] = set()
         for number in range(self.shards):
             text = self.shard(number)
             ends = prompt_ends(text, self.meta.separator)
-            matches = np.flatnonzero(np.isin(self._hash_prompts(text, ends), wanted))
+            matches = np.flatnonzero(np.isin(task.hash_prompts(text, ends), wanted))
             for start, end in zip(text.offsets[matches], ends[matches], strict=True):
-                known.add(form(text.codes[start:end].astype("<u4").tobytes().decode("utf-32-le")))
-        return np.array([form(prompt) in known for prompt in prompts], np.bool_)
+                known.add(task.canonical(decode(text.codes[start:end])))
+        return np.array([form in known for form in forms], np.bool_)
 
-    @property
-    def _has_twins(self) -> bool:
-        return self.meta.generator == "calculator"
+    def keep(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What `make` makes of this split, made once for each key; of many keys the latest few are kept."""
+        if key not in self._kept:
+            self._kept[key] = make()
+            if len(self._kept) > _MOST_KEPT:
+                del self._kept[next(iter(self._kept))]
+        made: Made = self._kept[key]
+        return made
 
-    def _hash_prompts(self, text: Text, ends: I64) -> U64:
-        """[n] hashes that prompts of one form share; others may, too."""
-        return hash_operands(text, ends) if self._has_twins else hash_spans(text.codes, text.offsets[:-1], ends)
 
-
-@dataclass(frozen=True)
 class Dataset:
     """An opened dataset: `meta` says what it is, `split(name)` gives its lines."""
 
-    path: Path
-    meta: Meta
+    def __init__(self, path: Path, meta: Meta) -> None:
+        self.path = path
+        self.meta = meta
+        self._splits: dict[str, Split] = {}
 
     def split(self, name: str) -> Split:
-        """The lines of "train", "val" or "test"."""
+        """The lines of "train", "val" or "test", opened once."""
         if name not in SPLITS:
             raise UserError(f"split={name!r} should be one of {', '.join(SPLITS)}")
-        return Split(self.path, name, self.meta)
+        if name not in self._splits:
+            self._splits[name] = Split(self.path, name, self.meta)
+        return self._splits[name]
 
 
 def dataset_path(config: Config) -> Path:
@@ -156,37 +157,36 @@ def open_dataset(path: Path) -> Dataset:
 
 
 def ensure_dataset(config: Config) -> Dataset:
-    """The dataset that `config` names, built first where it is missing and the calculator's. Raises UserError."""
+    """The dataset that `config` names, built first where it is missing and its task makes lines. Raises UserError."""
     if found := find_dataset(config):
         return found
-    build_dataset(dataset_path(config), *calculator_plan(config))
+    build_dataset(dataset_path(config), *plan_dataset(config))
     return ensure_dataset(config)  # maybe another process was faster, with other options
 
 
 def find_dataset(config: Config) -> Dataset | None:
     """The dataset that `config` names; None where it is missing and can be built.
 
-    Raises UserError where it is missing and cannot be built, or is there but built with other options.
+    Raises UserError where it is missing and cannot be built, or is there but of another task or other options.
     """
     path = dataset_path(config)
     if not path.exists():
-        if not config.dataset.startswith("calculator"):
-            raise UserError(
-                f"{path}: no such dataset; make it with "
-                f"`python -m popgpt.prepare --from-text FILE --dataset {config.dataset} --data-dir {config.data_dir}`"
-            )
-        calculator_plan(config)
+        plan_dataset(config)
         return None
     dataset = open_dataset(path)
-    if dataset.meta.generator == "calculator":
-        check_options(dataset, calculator_options(config))
+    check_options(dataset, config.task.name, dataset_options(config))
     return dataset
 
 
-def check_options(dataset: Dataset, options: Mapping[str, Any]) -> None:
-    """Raises UserError where a dataset was built with other options, or by another generator, than these."""
+def check_options(dataset: Dataset, task: str, options: Mapping[str, Any]) -> None:
+    """Raises UserError where a dataset is another task's, or was built with other options."""
+    if dataset.meta.task != task:
+        raise UserError(
+            f"{dataset.path} holds lines of task={dataset.meta.task}, not of task={task}: "
+            f"give task={dataset.meta.task}, or another dataset or data_dir"
+        )
     for name, value in options.items():
-        built = {**dataset.meta.options, "generator": dataset.meta.generator}.get(name)
+        built = dataset.meta.options.get(name)
         if built != value:
             raise UserError(
                 f"{dataset.path} was built with {name}={built!r}, now it is {name}={value!r}: give another "
@@ -194,31 +194,30 @@ def check_options(dataset: Dataset, options: Mapping[str, Any]) -> None:
             )
 
 
-def calculator_options(config: Config) -> dict[str, Any]:
-    """All of a config that decides what the calculator's dataset holds, as JSON would give it back."""
-    decides = set(parameters_of(Role.DATA))
-    values: dict[str, Any] = json.loads(json.dumps(config.model_dump(include=decides)))
+def dataset_options(config: Config) -> dict[str, Any]:
+    """All of a config that decides the lines of its task's dataset, as JSON would give it back."""
+    decides = flat(config.model_dump(include=set(parameters_of(Role.DATA))))
+    values: dict[str, Any] = json.loads(json.dumps(decides)) if config.task.generates else {}
     return values
 
 
-def calculator_plan(config: Config) -> tuple[Source, Plan]:
-    """What `build_dataset` takes to build the calculator's dataset. Raises UserError where the options can't be met."""
-    lines = config.train_lines + config.val_lines + config.test_lines
-    source = calculator.Calculator(config, lines, config.data_seed)
+def plan_dataset(config: Config) -> tuple[Source, Plan]:
+    """What `build_dataset` takes to build the dataset of a config. Raises UserError where its options can't be met."""
+    task = config.task
+    if not task.generates:
+        raise UserError(
+            f"{dataset_path(config)}: no such dataset; make it with "
+            f"`python -m popgpt.prepare --from-text FILE --dataset {config.dataset} --data-dir {config.data_dir}`"
+        )
+    source = task.source(config.train_lines + config.val_lines + config.test_lines, config.data_seed)
     plan = Plan(
         name=config.dataset,
-        generator="calculator",
-        options=calculator_options(config),
-        separator=calculator.SEPARATOR,
-        alphabet=source.alphabet,
-        symbols=config.operations,
+        task=task.name,
+        options=dataset_options(config),
+        separator=task.separator,
+        symbols=task.symbols,
         split_seed=config.data_seed,
         val_lines=config.val_lines,
         test_lines=config.test_lines,
     )
     return source, plan
-
-
-def _join(prompts: Sequence[str]) -> Text:
-    codes = np.frombuffer("".join(prompt + NEWLINE for prompt in prompts).encode("utf-32-le", "surrogatepass"), "<u4")
-    return Text(codes, np.concatenate(([0], np.cumsum([len(prompt) + 1 for prompt in prompts], dtype=np.int64))))

@@ -11,7 +11,7 @@ from popgpt.lines.vocabulary import Vocabulary
 from popgpt.text.errors import UserError
 
 SPLITS = ("train", "val", "test")
-FORMAT = 1
+FORMAT = 2
 SCHEMA_KEY = b"popgpt"
 
 
@@ -19,13 +19,14 @@ SCHEMA_KEY = b"popgpt"
 class Meta:
     """What a dataset is. Counts are of lines, lengths are in characters without the newline.
 
-    generator: "calculator" or "text". options: what it was built with, as in the config. symbols: the characters that
-    tell kinds of prompts apart. by_kind: split -> kind -> lines. shard_lengths: split -> per shard, length -> lines.
-    characters_in: split -> character -> occurrences. overlaps: prompts, in canonical form, that are in two splits.
+    task: the name of the task whose lines they are. options: what they were made with, under the names that parameters
+    have on the command line (`task.operations`, `data_seed`). symbols: the characters that tell kinds of prompts apart.
+    by_kind: split -> kind -> lines. shard_lengths: split -> per shard, length -> lines. characters_in: split ->
+    character -> occurrences. overlaps: prompts, in canonical form, that are in two splits.
     """
 
     name: str
-    generator: str
+    task: str
     options: dict[str, Any]
     separator: str
     characters: str
@@ -35,7 +36,6 @@ class Meta:
     by_kind: dict[str, dict[str, int]]
     shard_lengths: dict[str, list[dict[int, int]]]
     characters_in: dict[str, dict[str, int]]
-    longest_line: int
     longest_answer: int
     overlaps: int
     fingerprint: str

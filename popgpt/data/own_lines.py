@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from popgpt.lines.shuffle import U64, derive_key, permute
-from popgpt.lines.text import I64, Text, hash_spans, prompt_ends, take_lines
+from popgpt.lines.text import I64, Text, hash_spans, prompt_ends, take_lines, to_utf8
 from popgpt.text.errors import UserError, shortened
 
 _SHOWN = 5
@@ -301,8 +301,10 @@ def _join(prompts: Any, answers: Any, numbers: I64, separator: str, unit: str) -
 class TextLines:
     """Lines that are there already, as a source of a dataset: in an order that `seed` decides, split by prompt."""
 
+    alphabet = ""
+
     def __init__(self, text: Text, separator: str, seed: int) -> None:
-        self._bytes = _to_utf8(text)
+        self._bytes = to_utf8(text)
         self._keys = hash_spans(text.codes, text.offsets[:-1], prompt_ends(text, separator))
         self._seed = seed
 
@@ -325,17 +327,6 @@ class TextLines:
         """[n] hashes of these lines' prompts."""
         keys: U64 = self._keys[self._order(lines)]
         return keys
-
-
-def _to_utf8(text: Text) -> Text:
-    """Code points as UTF-8 bytes, with offsets in bytes."""
-    if text.codes.dtype == np.uint8:
-        return text
-    codes = text.codes.astype("<u4")
-    sizes = 1 + (codes >= 0x80) + (codes >= 0x800) + (codes >= 0x10000)
-    before = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
-    data = codes.tobytes().decode("utf-32-le").encode()
-    return Text(np.frombuffer(data, np.uint8), before[text.offsets])
 
 
 class Repeats(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -51,6 +52,28 @@ def from_utf8(data: NDArray[np.uint8], offsets: NDArray[Any], *, ascii_only: boo
     codes = np.frombuffer(data.tobytes().decode("utf-8").encode("utf-32-le"), np.uint32)
     before = np.concatenate(([0], np.cumsum((data & 0xC0) != 0x80, dtype=np.int64)))
     return Text(codes, before[offsets])
+
+
+def to_utf8(text: Text) -> Text:
+    """Code points as UTF-8 bytes, with offsets in bytes."""
+    if text.codes.dtype == np.uint8:
+        return text
+    codes = text.codes.astype("<u4")
+    sizes = 1 + (codes >= 0x80) + (codes >= 0x800) + (codes >= 0x10000)
+    before = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
+    return Text(np.frombuffer(decode(codes).encode(), np.uint8), before[text.offsets])
+
+
+def decode(codes: NDArray[Any]) -> str:
+    """Code points as a string."""
+    return codes.astype("<u4").tobytes().decode("utf-32-le")
+
+
+def join_lines(lines: Sequence[str]) -> Text:
+    """Lines, given without their newlines, as code points; a lone surrogate is one of them."""
+    joined = "".join(line + NEWLINE for line in lines)
+    codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), "<u4")
+    return Text(codes, np.concatenate(([0], np.cumsum([len(line) + 1 for line in lines], dtype=np.int64))))
 
 
 def take_lines(text: Text, lines: NDArray[Any]) -> Text:

@@ -23,11 +23,6 @@ class Vocabulary:
         if self.characters != "".join(sorted({*self.characters, NEWLINE})):
             raise ValueError(f"characters={self.characters!r} should be sorted, distinct and hold the newline")
 
-    @classmethod
-    def from_text(cls, text: str) -> Vocabulary:
-        """The vocabulary of the characters in `text`, and the newline."""
-        return cls("".join(sorted({*text, NEWLINE})))
-
     def __len__(self) -> int:
         return len(self.characters)
 

@@ -16,9 +16,11 @@ from popgpt.config import (
     COMMAND_LINE,
     DERIVED,
     FOREIGN,
+    HEADS,
     Config,
     Role,
     explain_error,
+    flat,
     make_config,
     merge,
     nearest_name,
@@ -33,8 +35,6 @@ from popgpt.sweep.draws import largest, trial_key
 from popgpt.sweep.schema import MOST_TRIALS, OTHER_KEYS, Asha, Resources, Sweep, SweepFile, rungs
 from popgpt.text.errors import MOST_TOLD, Mistakes, UserError, named, shortened, told_together
 
-HEADS = frozenset({"d_head", "n_head"})
-
 
 def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     """The sweep in a YAML file, `key=value` words on top: the sweep's own keys (`num_samples`, `asha.grace_period`),
@@ -46,7 +46,7 @@ def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     raw = read_yaml(path)
     if not {"space", "config"} & raw.keys() and Config.model_fields.keys() & raw.keys():
         raise UserError(f"{path}: a config, not a search space; train it with python -m popgpt.train {path}")
-    own, run = _split(parse_overrides(overrides, _override_fields()))
+    own, run = _split(parse_overrides(overrides, _override_fields(), _task_of_base(raw, overrides, path)))
     domains = {key: value for key, value in run.items() if isinstance(value, dict) and set(KINDS) & value.keys()}
     raw = _overlay(raw, own)
     mistakes = Mistakes()
@@ -107,6 +107,16 @@ def _read_base(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return base
 
 
+def _task_of_base(raw: Mapping[str, Any], overrides: Iterable[str], path: str | Path) -> Any:
+    """What the base config says of its task; nothing where it can't be read, which is told elsewhere."""
+    named_last = [word.removeprefix("config=") for word in overrides if word.startswith("config=")]
+    try:
+        base = _read_base({"config": named_last[-1]}, Path()) if named_last else _read_base(raw, Path(path).parent)
+    except UserError:
+        return None
+    return base.get("task")
+
+
 def _overlay_space(given: Mapping[str, Any], domains: Mapping[str, Any], replaced: set[str]) -> dict[str, Any]:
     """The file's space less what the command line replaces; a new domain takes the old one's place in the order."""
     kept: dict[str, Any] = {}
@@ -132,7 +142,7 @@ def _split(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     run: dict[str, Any] = {}
     for key, value in values.items():
         name = key.removeprefix("config.")
-        if key not in known and ALIASES.get(name) is None:
+        if key not in known and ALIASES.get(name) is None and not name.startswith("task."):
             hint = nearest_name(key, known, FOREIGN | OTHER_KEYS)
             raise UserError(f"unknown key {named(key)}={shortened(value)}{hint}")
         in_sweep = name == key and (key.split(".")[0] in SweepFile.model_fields)
@@ -200,6 +210,8 @@ def _read_space(given: Mapping[str, Any], source: str) -> tuple[dict[str, Domain
 
 def _check_name(name: str, key: str, before: set[str], source: str) -> None:
     where = f"space.{named(key)}"
+    if name.startswith("task."):
+        name = "task"
     if name not in Config.model_fields:
         raise UserError(f"{source}: unknown parameter {where}{nearest_name(name, Config.model_fields)}")
     role = role_of(Config.model_fields[name])
@@ -315,10 +327,10 @@ def where_from(sweep: Sweep, path: str, overrides: Iterable[str]) -> dict[str, s
     typed = {key.removeprefix("config.") for key in words if key not in SweepFile.model_fields}
     base = words.get("config") or Path(path).parent / read_yaml(path)["config"]
     sources = config_where_from(base)
-    for name in sweep.base:
+    for name in flat(sweep.base):
         if name in typed:
             sources[name] = COMMAND_LINE
-        elif sources[name] != "file":
+        elif sources.get(name) != "file":
             sources[name] = "search space"
     return sources | dict.fromkeys(sweep.space, "swept")
 

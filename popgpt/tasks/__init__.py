@@ -1,1 +1,1 @@
-"""What is learned: each task makes lines, and knows what they mean."""
+"""What is learned: each file or folder here, but base, numbered and registry, is the task of that name."""

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, TypeAdapter
 
+from popgpt.config import flat
 from popgpt.storage.folder import Folder, json_bytes
 from popgpt.text.redaction import shown
 
@@ -140,8 +141,8 @@ def _is_time(value: object) -> bool:
 
 
 def params_of(values: Mapping[str, Any]) -> dict[str, str]:
-    """Parameters as text, null included; what is too long for MLflow is cut."""
-    return _texts(values, LONGEST_PARAM)
+    """Parameters as text, null included, a task's options as `task.OPTION`; what is too long for MLflow is cut."""
+    return _texts(flat(values), LONGEST_PARAM)
 
 
 def tags_of(values: Mapping[str, Any] | None) -> dict[str, str]:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from popgpt.config import Config, Role, dump_yaml, may_agree, parameters_of, parse_yaml
+from popgpt.config import Config, Role, dump_yaml, flat, may_agree, parameters_of, parse_yaml
 from popgpt.metrics.row import row_problem
 from popgpt.storage.folder import Folder, json_bytes, parse_json, split_lines
 from popgpt.storage.stores import StoreError
@@ -175,14 +175,14 @@ def holds_unfinished(config: Config) -> bool:
     started = folder.names() & {CONFIG, RESULT} or last_state(folder)
     if not started or config.init_from == "resume":
         return bool(started)
-    before = read_config(folder)
-    given = config.model_dump(exclude=set(parameters_of(Role.PLACE)))
+    before = flat(read_config(folder))
+    given = flat(config.model_dump(exclude=set(parameters_of(Role.PLACE))))
     others = [key for key, value in given.items() if not may_agree(key, before.get(key, value), value)]
     begun = last_state(folder) or RESULT in folder.names()
     finished = read_result(folder).get("status") == "completed"
     if begun and (finished or others):
         key = others[0] if others else ""
-        other = f" of {key}={shortened(before[key])}, not {shortened(getattr(config, key))}" if others else ""
+        other = f" of {key}={shortened(before[key])}, not {shortened(given[key])}" if others else ""
         further = " and a larger max_iters" if finished and not others else ""
         raise UserError(
             f"out_dir={config.out_dir} holds {'a finished' if finished else 'an unfinished'} run{other}: "

@@ -17,8 +17,8 @@ from popgpt.data import building
 from popgpt.data.batches import (
     IGNORE_INDEX,
     Batch,
+    RowParameters,
     Rows,
-    batch_at,
     count_left_out,
     describe_too_long,
     make_rows,
@@ -41,7 +41,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Dataset]:
         path = tmp_path_factory.mktemp("data") / "lines"
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(building, "SHARD_LINES", shard_lines)
-            plan = building.Plan("lines", "text", {}, "=", "", "", 1, held_out, held_out)
+            plan = building.Plan("lines", "text", {}, "=", "", 1, held_out, held_out)
             building.build_dataset(path, TextLines(text_of(lines), "=", 1), plan)
         return open_dataset(path)
 
@@ -51,7 +51,8 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Dataset]:
 def rows_of(dataset: Dataset, block_size: int, **options: Any) -> Rows:
     given: dict[str, Any] = {"align_to_lines": True, "isolate_lines": True, "mask_before_token": "="}
     given |= {"mask_per_line": True, "seed": 7, **options}
-    return Rows(dataset.split("train"), dataset.meta.vocabulary, block_size=block_size, **given)
+    parameters = RowParameters(block_size=block_size, **given)
+    return Rows(dataset.split("train"), dataset.meta.vocabulary, parameters)
 
 
 def shown(batch: Batch, vocabulary: Vocabulary) -> list[list[tuple[str, str, int, int]]]:
@@ -209,7 +210,7 @@ def test_any_rows_can_be_had_alone_and_in_any_order(make: Make, aligned: bool, i
         assert np.array_equal(whole_array[some], part)
     again = rows_of(dataset, 12, align_to_lines=aligned, isolate_lines=isolate)
     assert all(
-        np.array_equal(a, b) for a, b in zip(batch_at(again, 2, 8, 3, 5), rows.at(np.arange(19, 21)), strict=True)
+        np.array_equal(a, b[1:3]) for a, b in zip(again.at(np.arange(19, 21)), rows.at(np.arange(18, 22)), strict=True)
     )
     other = rows_of(dataset, 12, align_to_lines=aligned, isolate_lines=isolate, seed=8).at(numbers)
     assert not np.array_equal(other.tokens, whole.tokens)
@@ -297,10 +298,9 @@ def test_packing_wastes_little(calculator_lengths: dict[int, int]) -> None:
 
 @pytest.fixture
 def calculator_lengths() -> dict[int, int]:
-    from popgpt.config import make_config
-    from popgpt.tasks.calculator.arithmetic import Calculator
+    from popgpt.tasks.calculator import Calculator
 
-    lengths = Calculator(make_config({}), 50_000, 1).text(np.arange(50_000)).lengths
+    lengths = Calculator().source(50_000, 1).text(np.arange(50_000)).lengths
     return {int(length): int(count) for length, count in zip(*np.unique(lengths, return_counts=True), strict=True)}
 
 
@@ -313,7 +313,7 @@ def test_packing_of_very_many_lengths_is_quick_and_tight() -> None:
 def test_the_mask_follows_the_separator_of_the_dataset(tmp_path: Path) -> None:
     path = tmp_path / "colons"
     lines = [f"{number}:y={number % 7}" for number in range(20)]
-    plan = building.Plan("colons", "text", {}, ":", "", "", 1, 2, 2)
+    plan = building.Plan("colons", "text", {}, ":", "", 1, 2, 2)
     building.build_dataset(path, TextLines(text_of(lines), ":", 1), plan)
     dataset = open_dataset(path)
 

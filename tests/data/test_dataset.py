@@ -15,13 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from popgpt.config import Config, make_config
+from popgpt.config import Config, make_config, merge
 from popgpt.data import building
 from popgpt.data.building import assign_splits, build_dataset, count_overlaps
-from popgpt.data.dataset import calculator_plan, dataset_path, ensure_dataset, open_dataset
+from popgpt.data.dataset import dataset_path, ensure_dataset, open_dataset, plan_dataset
 from popgpt.data.meta import SPLITS
 from popgpt.lines.shuffle import mix
 from popgpt.lines.text import kind_of, split_line
+from popgpt.tasks.calculator import Calculator
 from popgpt.text.errors import UserError
 
 SMALL = {"train_lines": 3000, "val_lines": 200, "test_lines": 100}
@@ -51,14 +52,13 @@ def test_counts_lengths_and_alphabet_are_those_of_the_lines(tmp_path: Path) -> N
         assert meta.characters_in[split] == Counter("".join(line + "\n" for line in lines[split]))
     whole = [line for split in SPLITS for line in lines[split]]
     assert meta.characters == "\n*+-./0123456789="
-    assert meta.longest_line == max(map(len, whole))
     assert meta.longest_answer == max(len(split_line(line, "=")[1]) for line in whole)
     assert (meta.separator, meta.symbols, meta.overlaps) == ("=", "+-*/", 0)
 
 
 @pytest.mark.parametrize("lines", [3000, 1_990_000 // 100 - 300])
-def test_no_prompt_and_no_twin_is_in_two_splits(tmp_path: Path, lines: int) -> None:
-    dataset = ensure_dataset(config_of(tmp_path, train_lines=lines, operations="+*", decimals=0))
+def test_no_prompt_and_no_other_form_of_it_is_in_two_splits(tmp_path: Path, lines: int) -> None:
+    dataset = ensure_dataset(config_of(tmp_path, train_lines=lines, task={"operations": "+*", "decimals": 0}))
     prompts = {
         split: {canonical(split_line(line, "=")[0]) for line in dataset.split(split).lines()} for split in SPLITS
     }
@@ -106,15 +106,15 @@ def test_shards_change_neither_lines_nor_counts(tmp_path: Path, monkeypatch: pyt
     assert parts.lines(650, 1500) == whole.lines()[650:1500]
     assert parts.lines(-3) == whole.lines()[-3:]
     prompts = ["nothing", *(line.split("=")[0] for line in whole.lines())]
-    assert parts.contains(prompts).tolist() == [False] + [True] * 3000
-    assert parts.contains([]).tolist() == []
+    assert parts.contains(prompts, Calculator()).tolist() == [False] + [True] * 3000
+    assert parts.contains([], Calculator()).tolist() == []
 
 
 def test_another_config_is_refused_with_the_way_out(tmp_path: Path) -> None:
     ensure_dataset(config_of(tmp_path))
-    for key, value, built in (("train_lines", 10, 3000), ("operations", "+", "'+-*/'"), ("decimals", 0, 1)):
+    for key, value, built in (("train_lines", 10, 3000), ("task.operations", "+", "'+-*/'"), ("task.decimals", 0, 1)):
         with pytest.raises(UserError) as error:
-            ensure_dataset(config_of(tmp_path, **{key: value}))
+            ensure_dataset(config_of(tmp_path, **merge({}, {key: value})))
         assert f"was built with {key}={built}, now it is {key}={value!r}" in str(error.value)
         assert "data_dir or dataset" in str(error.value)
         assert "--force" in str(error.value)
@@ -123,7 +123,7 @@ def test_another_config_is_refused_with_the_way_out(tmp_path: Path) -> None:
 
 def test_what_is_not_a_dataset_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no such dataset.*--from-text FILE --dataset mine"):
-        ensure_dataset(config_of(tmp_path, dataset="mine"))
+        ensure_dataset(config_of(tmp_path, task="text", dataset="mine"))
     with pytest.raises(UserError, match="no such dataset"):
         open_dataset(tmp_path / "nothing")
     (tmp_path / "calculator").mkdir()
@@ -209,7 +209,7 @@ def test_a_killed_prepare_leaves_the_old_dataset_or_none(tmp_path: Path, awaited
     else:
         assert not path.exists()
     config = config_of(tmp_path / "data", data_seed=3)
-    build_dataset(path, *calculator_plan(config), overwrite=old)
+    build_dataset(path, *plan_dataset(config), overwrite=old)
     assert ensure_dataset(config).meta.lines["train"] == 3000
     assert sorted(entry.name for entry in path.parent.iterdir()) == [".calculator.lock", "calculator"]
 

@@ -11,7 +11,7 @@ from popgpt.model.gpt import GPT
 from popgpt.text.errors import UserError
 
 CONFIG = make_config({"d_model": 32, "d_head": 8, "block_size": 12, "seed": 5})
-VOCABULARY = Vocabulary.from_text("0123456789+=")
+VOCABULARY = Vocabulary("\n+0123456789=")
 
 
 def model() -> GPT:

@@ -154,7 +154,8 @@ def test_each_command_refuses_it(tmp_path: Path, shared_data: Path, monkeypatch:
     state["iteration"] = "many"
     Path("out").mkdir()
     Path("out/ckpt.pt").write_bytes(checkpoint.seal(state))
-    values = {"data_dir": str(shared_data), "train_lines": 400, "val_lines": 60, "test_lines": 60, "operations": "+-"}
+    values = {"data_dir": str(shared_data), "train_lines": 400, "val_lines": 60, "test_lines": 60}
+    values["task"] = {"operations": "+-"}
     Path("c.yaml").write_text("".join(f"{key}: {value}\n" for key, value in values.items()))
     local = ["c.yaml", "--local", "mlflow_log=false"]
     for command in (

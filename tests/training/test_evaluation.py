@@ -58,7 +58,7 @@ def trained(tiny: Make) -> tuple[GPT, Config]:
     """A model that gets some lines right and some wrong."""
     from popgpt.training.checkpoint import open_model
 
-    grammar = {"operations": "+", "decimals": 0, "integer_digits": 1, "dataset": "calculator-easy"}
+    grammar = {"task": {"operations": "+", "decimals": 0, "integer_digits": 1}, "dataset": "calculator-easy"}
     sizes = {"train_lines": 80, "val_lines": 10, "test_lines": 10, "d_model": 32, "batch_size": 16}
     once = {"max_iters": 70, "eval_interval": 70, "log_interval": 70, "learning_rate": 0.01}
     config = tiny(**grammar, **sizes, **once)

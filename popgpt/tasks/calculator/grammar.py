@@ -7,17 +7,16 @@ Lines are shared out between forms by weight, then evenly between a form's cells
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from itertools import product
 from math import prod
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from popgpt.config import Config
 from popgpt.lines.shuffle import LARGEST, U64, derive_key, mix, permute
-from popgpt.tasks.calculator.operands import I64, Shape, operand, shape_table, shapes
+from popgpt.lines.text import I64
+from popgpt.tasks.calculator.operands import Shape, operand, shape_table, shapes
 from popgpt.tasks.calculator.pairs import (
     CarryPairs,
     QuotientPairs,
@@ -27,7 +26,11 @@ from popgpt.tasks.calculator.pairs import (
     take_carry_pairs,
     take_quotient_pairs,
 )
+from popgpt.tasks.numbered import check_enough, share_out
 from popgpt.text.errors import UserError
+
+if TYPE_CHECKING:
+    from popgpt.tasks.calculator.task import Calculator
 
 MOST_CELLS = 2**18
 
@@ -99,20 +102,6 @@ def _divides_by_sum(tree: Tree) -> bool:
     return any(sums(divisor) for divisor in divisors(tree))
 
 
-def share_out(total: int, sizes: Sequence[int], weights: Sequence[int]) -> list[int]:
-    """`total` shared out by weight; who has less than his share gives all, and the others give the rest.
-
-    `total` is at most the sum of `sizes`.
-    """
-    shares = [0] * len(sizes)
-    left, weight_left = total, sum(weights)
-    for i in sorted(range(len(sizes)), key=lambda i: (Fraction(sizes[i], weights[i]), i)):
-        shares[i] = min(sizes[i], left * weights[i] // weight_left)
-        left -= shares[i]
-        weight_left -= weights[i]
-    return shares
-
-
 class Cells(NamedTuple):
     """[C] arrays: the form; shapes [terms, C] as indices into the shape table; how many prompts; the pairs they are
     chosen from, as an index, -1 for any operands; the carries of those pairs. starts: [C + 1] lines before each cell's.
@@ -135,48 +124,48 @@ class _FormCells(NamedTuple):
 
 
 class Grammar:
-    """The distinct prompts of a config's options, and an order of `lines` of them that `seed` decides.
+    """The distinct prompts of a task's options, and an order of `lines` of them that `seed` decides.
 
     forms: all forms. places: decimals of an operand at most; operands are integers scaled by 10**places.
     integer_digits: digits before the point at most. Raises UserError where there are fewer prompts than lines.
     """
 
-    def __init__(self, config: Config, lines: int, seed: int) -> None:
-        self.forms = forms(config.operations, config.terms, config.parentheses)
-        self.places = max(_of_operation(config.decimals, sign) for sign in config.operations)
-        self.integer_digits = max(_of_operation(config.integer_digits, sign) for sign in config.operations)
+    def __init__(self, task: Calculator, lines: int, seed: int) -> None:
+        self.forms = forms(task.operations, task.terms, task.parentheses)
+        self.places = max(_of_operation(task.decimals, sign) for sign in task.operations)
+        self.integer_digits = max(_of_operation(task.integer_digits, sign) for sign in task.operations)
         self._lines = lines
         self._seed = seed
         self._shapes: list[Shape] = []
-        slots = [self._number_shapes(config, form) for form in self.forms]
+        slots = [self._number_shapes(task, form) for form in self.forms]
         _check_cells(slots)
-        self.table = shape_table(self._shapes, self.places, 2 ** (60 // config.terms))
-        parts = [self._form_cells(config, form, slot) for form, slot in zip(self.forms, slots, strict=True)]
-        weights = dict(config.operation_weights)
+        self.table = shape_table(self._shapes, self.places, 2 ** (60 // task.terms))
+        parts = [self._form_cells(task, form, slot) for form, slot in zip(self.forms, slots, strict=True)]
+        weights = dict(task.operation_weights)
         form_weights = [prod(weights.get(sign, 1) for sign in form.operations) for form in self.forms]  # type: ignore[call-overload]
         self._pairs = [pairs for part in parts for pairs in part.pairs]
         self._cells = _share_lines(lines, parts, form_weights)
 
-    def _number_shapes(self, config: Config, form: Form) -> list[list[int]]:
+    def _number_shapes(self, task: Calculator, form: Form) -> list[list[int]]:
         """The shapes each operand of a form may have, as indices. Its digits are those of the operation before it."""
         nonzero = {leaf for divisor in divisors(form.tree) for leaf in leaves(divisor)}
         slots = []
-        for slot in range(config.terms):
+        for slot in range(task.terms):
             sign = form.operations[max(slot - 1, 0)]
-            integer, decimals = _of_operation(config.integer_digits, sign), _of_operation(config.decimals, sign)
-            allowed = shapes(integer, decimals, signed=config.signed, nonzero=slot in nonzero)
+            integer, decimals = _of_operation(task.integer_digits, sign), _of_operation(task.decimals, sign)
+            allowed = shapes(integer, decimals, signed=task.signed, nonzero=slot in nonzero)
             self._shapes += [shape for shape in allowed if shape not in self._shapes]
             slots.append([self._shapes.index(shape) for shape in allowed])
         return slots
 
-    def _form_cells(self, config: Config, form: Form, slots: list[list[int]]) -> _FormCells:
+    def _form_cells(self, task: Calculator, form: Form, slots: list[list[int]]) -> _FormCells:
         grid = np.stack([axis.ravel() for axis in np.meshgrid(*slots, indexing="ij")])
         pairs: list[CarryPairs | QuotientPairs | None] = [None] * grid.shape[1]
-        if config.balance == "carries" and form.operations in ("+", "-"):
+        if task.balance == "carries" and form.operations in ("+", "-"):
             carrying = [carry_pairs(self._shapes[a], self._shapes[b], form.operations) for a, b in grid.T]
             return _FormCells(grid, [part.sizes for part in carrying], [*carrying])
-        if config.quotients == "exact" and form.operations == "/":
-            ending = [self._quotient_pairs(a, b, config.result_decimals) for a, b in grid.T]
+        if task.quotients == "exact" and form.operations == "/":
+            ending = [self._quotient_pairs(a, b, task.result_decimals) for a, b in grid.T]
             return _FormCells(grid, [[part.size] for part in ending], [*ending])
         sizes = self.table.ranks[grid].prod(axis=0)
         return _FormCells(grid, [[int(size)] for size in sizes], pairs)
@@ -235,11 +224,7 @@ def _share_lines(lines: int, parts: list[_FormCells], weights: list[int]) -> Cel
     """Lines shared out between forms, then a form's shapes, then their carries."""
     totals = [sum(map(sum, part.sizes)) for part in parts]
     possible = min(sum(totals), LARGEST)
-    if lines > possible:
-        raise UserError(
-            f"train_lines + val_lines + test_lines = {lines}, but these options make only {possible} "
-            "different prompts: ask for fewer lines, or allow more operations, integer_digits or decimals"
-        )
+    check_enough(lines, possible, "operations, integer_digits or decimals")
     rows: list[tuple[int, ...]] = []
     at = 0
     for form, (part, total) in enumerate(zip(parts, share_out(lines, totals, weights), strict=True)):

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from popgpt.lines.shuffle import U64, derive_key, mix
-
-I64 = NDArray[np.int64]
+from popgpt.lines.text import I64
 
 
 class Shape(NamedTuple):

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from popgpt.lines.shuffle import LARGEST, U64
-from popgpt.tasks.calculator.operands import I64, Shape
+from popgpt.lines.text import I64
+from popgpt.tasks.calculator.operands import Shape
 from popgpt.text.errors import UserError
 
 MOST_DIVISORS = 2**20

@@ -1,4 +1,4 @@
-"""Canonical prompts as text are those the calculator splits by."""
+"""Canonical prompts as text are those the calculator splits by; and answers to prompts that no line holds."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from popgpt.config import make_config
 from popgpt.data.dataset import ensure_dataset
-from popgpt.tasks.calculator.arithmetic import Calculator
-from popgpt.tasks.calculator.canonical import canonical
+from popgpt.tasks.calculator import Calculator
+from popgpt.tasks.calculator.prompts import canonical
 
 
 @pytest.mark.parametrize(
@@ -24,9 +24,9 @@ from popgpt.tasks.calculator.canonical import canonical
         {"integer_digits": 1, "decimals": 0, "terms": 4, "parentheses": True, "signed": True, "count": 20_000},
     ],
 )
-def test_prompts_are_twins_exactly_where_their_keys_are_alike(options: dict[str, Any]) -> None:
+def test_prompts_have_one_form_exactly_where_their_keys_are_alike(options: dict[str, Any]) -> None:
     count = options.pop("count")
-    source = Calculator(make_config(options), count, 1)
+    source = Calculator(**options).source(count, 1)
     lines = bytes(source.text(np.arange(count)).codes).decode().splitlines()
     forms_of, keys_of = defaultdict(set), defaultdict(set)
     for line, key in zip(lines, source.keys(np.arange(count)).tolist(), strict=True):
@@ -49,7 +49,7 @@ def test_prompts_are_twins_exactly_where_their_keys_are_alike(options: dict[str,
         ("(1+2)*3", "3*(2+1)"),
     ],
 )
-def test_twins(one: str, other: str) -> None:
+def test_prompts_of_one_form(one: str, other: str) -> None:
     assert canonical(one) == canonical(other)
 
 
@@ -60,30 +60,52 @@ def test_what_is_no_prompt_of_the_grammar_is_its_own_form(prompt: str) -> None:
     assert canonical(prompt) == prompt
 
 
-def test_a_split_contains_what_it_holds_a_twin_of(tmp_path: Path) -> None:
+def test_a_split_contains_what_it_holds_in_another_form(tmp_path: Path) -> None:
     config = make_config(
         {
             "data_dir": str(tmp_path),
-            "terms": 3,
-            "parentheses": True,
-            "integer_digits": 1,
+            "task": {"name": "calculator", "terms": 3, "parentheses": True, "integer_digits": 1},
             "train_lines": 3000,
             "val_lines": 500,
             "test_lines": 500,
         }
     )
-    dataset = ensure_dataset(config)
+    dataset, task = ensure_dataset(config), config.task
     prompts = {
         split: [line.split("=")[0] for line in dataset.split(split).lines()] for split in ("train", "val", "test")
     }
     train = dataset.split("train")
-    assert train.contains(prompts["train"]).all()
-    assert not train.contains([*prompts["val"], *prompts["test"], "nothing", ""]).any()
+    assert train.contains(prompts["train"], task).all()
+    assert not train.contains([*prompts["val"], *prompts["test"], "nothing", ""], task).any()
     held = {canonical(prompt) for prompt in prompts["train"]}
     rng = np.random.default_rng(0)
     turned = ["+".join(rng.permutation(prompt.split("+"))) for prompt in prompts["train"] if "(" not in prompt]
-    assert train.contains(turned).tolist() == [canonical(prompt) in held for prompt in turned]
+    assert train.contains(turned, task).tolist() == [canonical(prompt) in held for prompt in turned]
     sums = [prompt for prompt in turned if prompt.count("+") == 2]
     assert len(sums) > 30
-    assert train.contains(sums).all()
+    assert train.contains(sums, task).all()
     assert not set(sums) <= set(prompts["train"])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("2+1", "3"),
+        ("01.50*2", "3"),
+        ("1/8", "0.12"),
+        ("3/8", "0.38"),
+        ("0.001*0.001", "0.000001"),
+        ("1-2*3", "-5"),
+        ("(1-2)*3", "-3"),
+        ("-0-0", "0"),
+        ("1/3/3", "0.11"),
+        ("123456789012345678901*10", "1234567890123456789010"),
+        ("1/0", None),
+        ("1/(2-2)", None),
+        ("1+", None),
+        ("a", None),
+        ("7", "7"),
+    ],
+)
+def test_the_answer_to_any_prompt(prompt: str, said: str | None) -> None:
+    assert Calculator().answer(prompt) == said

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from popgpt.config import make_config
-from popgpt.tasks.calculator.arithmetic import Calculator, divide_half_even
-from popgpt.tasks.calculator.grammar import forms, share_out
+from popgpt.tasks.calculator import Calculator
+from popgpt.tasks.calculator.arithmetic import divide_half_even
+from popgpt.tasks.calculator.grammar import forms
 from popgpt.tasks.calculator.operands import shapes
 from popgpt.text.errors import UserError
 
@@ -21,7 +21,7 @@ EXACT = Context(prec=300)
 
 
 def lines_of(count: int, seed: int = 1, **options: Any) -> list[str]:
-    source = Calculator(make_config(options), count, seed)
+    source = Calculator(**options).source(count, seed)
     return bytes(source.text(np.arange(count)).codes).decode().splitlines()
 
 
@@ -102,16 +102,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def check(options: dict[str, Any], count: int, seed: int) -> None:
-    config = make_config(options)
+    task = Calculator(**options)
     lines = lines_of(count, seed, **options)
     prompts = [line.partition("=")[0] for line in lines]
     assert len(set(prompts)) == len(lines) == count
     for line, prompt in zip(lines, prompts, strict=True):
-        assert line == f"{prompt}={expected_answer(prompt, config.result_decimals)}"
+        assert line == f"{prompt}={expected_answer(prompt, task.result_decimals)}"
+        assert task.answer(prompt) == line.partition("=")[2]
         parser = Parser(prompt)
         top, bottom = parser.value()
-        assert len(parser.operands) == config.terms
-        if config.quotients == "exact" and "/" in prompt:
+        assert len(parser.operands) == task.terms
+        if task.quotients == "exact" and "/" in prompt:
             assert EXACT.multiply(Decimal(line.partition("=")[2]), bottom) == top
 
 
@@ -152,7 +153,7 @@ def any_options(draw: st.DrawFn) -> dict[str, Any]:
 @given(any_options(), st.integers(0, 2**40))
 def test_lines_of_any_options_are_right(options: dict[str, Any], seed: int) -> None:
     try:
-        Calculator(make_config(options), 40, seed)
+        Calculator(**options).source(40, seed)
     except UserError:
         assume(False)
     check(options, 40, seed)
@@ -169,7 +170,7 @@ def test_quotients_are_rounded_half_to_even() -> None:
 
 @given(st.lists(st.integers(0, 5000), min_size=1, max_size=50), st.integers(0, 10))
 def test_any_part_of_the_lines_can_be_had_alone(numbers: list[int], seed: int) -> None:
-    source = Calculator(make_config({}), 5001, seed)
+    source = Calculator().source(5001, seed)
     whole = bytes(source.text(np.arange(5001)).codes).decode().splitlines()
     part = bytes(source.text(np.array(numbers)).codes).decode().splitlines()
     assert part == [whole[number] for number in numbers]
@@ -218,25 +219,6 @@ def test_weights_share_out_the_lines() -> None:
     assert sum("+" in line for line in lines) == 100
 
 
-@given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 5)), min_size=1, max_size=12), st.integers(0, 100))
-def test_sharing_out_gives_all_and_no_more_than_there_is(cells: list[tuple[int, int]], percent: int) -> None:
-    sizes, weights = [size for size, _ in cells], [weight for _, weight in cells]
-    total = sum(sizes) * percent // 100
-    shares = share_out(total, sizes, weights)
-    assert sum(shares) == total
-    assert all(0 <= share <= size for share, size in zip(shares, sizes, strict=True))
-    full = [share / weight for share, size, weight in zip(shares, sizes, weights, strict=True) if share < size]
-    for share, size, weight in zip(shares, sizes, weights, strict=True):
-        if share == size:
-            assert all(share / weight <= other + 1 for other in full)
-
-
-def test_sharing_out() -> None:
-    assert share_out(100, [10, 1000, 1000], [1, 1, 1]) == [10, 45, 45]
-    assert share_out(100, [1000, 1000], [3, 1]) == [75, 25]
-    assert share_out(7, [1, 2, 4], [1, 1, 1]) == [1, 2, 4]
-
-
 @given(st.integers(-(10**15), 10**15), st.integers(-1000, 1000).filter(bool))
 def test_halves_go_to_the_even_number(numerator: int, denominator: int) -> None:
     expected = int((Decimal(numerator) / Decimal(denominator)).quantize(Decimal(1), ROUND_HALF_EVEN, EXACT))
@@ -271,10 +253,10 @@ def test_parentheses_stand_only_where_they_matter_and_divisors_are_never_sums() 
     assert shown("-/", 3) == ["a-b-c", "a-(b-c)", "a-b/c", "(a-b)/c", "a/b-c", "a/b/c", "a/(b/c)"]
 
 
-def test_twins_have_one_key() -> None:
+def test_prompts_of_one_canonical_form_have_one_key() -> None:
     def key_by_prompt(**options: Any) -> dict[str, int]:
         count = options.pop("count")
-        source = Calculator(make_config(options), count, 1)
+        source = Calculator(**options).source(count, 1)
         prompts = [line.split("=")[0] for line in bytes(source.text(np.arange(count)).codes).decode().splitlines()]
         return dict(zip(prompts, source.keys(np.arange(count)).tolist(), strict=True))
 
@@ -299,7 +281,7 @@ def test_twins_have_one_key() -> None:
 )
 def test_what_cannot_be_is_refused_with_what_can(options: dict[str, Any], count: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Calculator(make_config(options), count, 1)
+        Calculator(**options).source(count, 1)
 
 
 def test_a_whole_grammar_can_be_had() -> None:
@@ -309,5 +291,5 @@ def test_a_whole_grammar_can_be_had() -> None:
 
 def test_the_alphabet_holds_every_character_of_the_lines() -> None:
     for options in OPTIONS.values():
-        source = Calculator(make_config(options), 500, 3)
+        source = Calculator(**options).source(500, 3)
         assert {*bytes(source.text(np.arange(500)).codes).decode()} <= {*source.alphabet, "\n"}

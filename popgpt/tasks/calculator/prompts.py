@@ -1,14 +1,15 @@
-"""Prompts of the calculator as text in canonical form: alike for a+b and b+a, exactly where `Calculator.keys` are."""
+"""Prompts of the calculator as text: what they ask, whoever wrote them, and what that comes to."""
 
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 import numpy as np
 
 from popgpt.lines.shuffle import U64, mix
 from popgpt.lines.text import I64, Text, hash_spans
-from popgpt.tasks.calculator.grammar import Tree, parse
+from popgpt.tasks.calculator.grammar import Tree, divisors, parse
 
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _OPERAND = rf"(\(?)(-?{_NUMBER})(\)?)"
@@ -17,16 +18,55 @@ _TOKEN = re.compile(rf"{_OPERAND}([-+*/]?)")
 _MOST_OPERANDS = 32
 
 
-def canonical(prompt: str) -> str:
-    """The form that a prompt's twins share; the prompt itself where it is none that the grammar could make."""
+def read(prompt: str) -> tuple[Tree, list[str]] | None:
+    """A prompt's tree and its operands, without needless zeros or signs; None where the grammar could not make it."""
     if not _PROMPT.fullmatch(prompt):
-        return prompt
+        return None
     tokens = _TOKEN.findall(prompt)
     opened, closed = ([i for i, token in enumerate(tokens) if token[side]] for side in (0, 2))
     if len(tokens) > _MOST_OPERANDS or len(opened) != len(closed) or len(opened) > 1 or opened > closed:
-        return prompt
+        return None
     group = (opened[0], closed[0]) if opened else None
-    return _key(parse([token[3] for token in tokens[:-1]], group), [_number(token[1]) for token in tokens])
+    return parse([token[3] for token in tokens[:-1]], group), [_number(token[1]) for token in tokens]
+
+
+def answer(prompt: str, result_decimals: int) -> str | None:
+    """What a prompt comes to, as the calculator's lines say it; None where it is no prompt or has no value."""
+    found = read(prompt)
+    if found is None:
+        return None
+    tree, operands = found
+    try:
+        value = _value(tree, [Fraction(operand) for operand in operands])
+    except ZeroDivisionError:
+        return None
+    if divisors(tree):
+        value = Fraction(round(value * 10**result_decimals), 10**result_decimals)  # a Fraction's halves go to even
+    return _decimal(value)
+
+
+def _value(tree: Tree, operands: list[Fraction]) -> Fraction:
+    if isinstance(tree, int):
+        return operands[tree]
+    sign, left, right = tree
+    a, b = _value(left, operands), _value(right, operands)
+    return a + b if sign == "+" else a - b if sign == "-" else a * b if sign == "*" else a / b
+
+
+def _decimal(value: Fraction) -> str:
+    """A number that ends, in decimals: no leading and no trailing zeros."""
+    places = 0
+    while 10**places % value.denominator:
+        places += 1
+    digits = str(abs(value.numerator) * (10**places // value.denominator)).zfill(places + 1)
+    point = len(digits) - places
+    return ("-" if value < 0 else "") + digits[:point] + ("." + digits[point:] if places else "")
+
+
+def canonical(prompt: str) -> str:
+    """The form alike for a+b and b+a; the prompt itself where it is none that the grammar could make."""
+    found = read(prompt)
+    return prompt if found is None else _key(*found)
 
 
 def _number(text: str) -> str:
@@ -57,13 +97,10 @@ def _parts(tree: Tree, family: str, operands: list[str]) -> list[str]:
     return [*_parts(left, family, operands), "~" + _key(right, operands)]
 
 
-def plain_numbers(prompt: str) -> str:
-    """A prompt with its numbers as the calculator writes them."""
-    return re.sub(_NUMBER, lambda number: _number(number[0]), prompt)
-
-
 def hash_operands(text: Text, ends: I64) -> U64:
-    """[n] a hash of the numbers in each prompt, in any order: twins' are alike where numbers are written plainly."""
+    """[n] a hash of the numbers in each prompt, in any order: alike for prompts of one canonical form, and for that
+    form itself, where numbers are written without needless zeros.
+    """
     digit = (text.codes >= ord("0")) & (text.codes <= ord("9")) | (text.codes == ord("."))
     edges = np.diff(digit, prepend=False, append=False)
     starts, stops = np.flatnonzero(edges)[::2], np.flatnonzero(edges)[1::2]
