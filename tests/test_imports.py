@@ -16,7 +16,8 @@ PACKAGE = Path(__file__).parent.parent / "popgpt"
 FLOORS = [
     {"text"},
     {"storage", "lines", "metrics"},
-    {"tasks", "config"},
+    {"tasks"},
+    {"config"},
     {"terminal"},
     {"data"},
     {"model", "tracking"},

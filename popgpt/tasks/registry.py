@@ -22,17 +22,17 @@ from popgpt.text.errors import UserError, shortened
 GROUP = "popgpt.tasks"
 DEFAULT_TASK = "calculator"
 _NO_TASKS = {"base", "numbered", "registry"}
-_OWN = frozenset(module.name for module in pkgutil.iter_modules(popgpt.tasks.__path__)) - _NO_TASKS
+OUR_TASKS = tuple(sorted({module.name for module in pkgutil.iter_modules(popgpt.tasks.__path__)} - _NO_TASKS))
 
 
 def task_names() -> list[str]:
     """Every task that can be named, those of this package first."""
-    return [*sorted(_OWN), *sorted({point.name for point in _foreign()} - _OWN)]
+    return [*OUR_TASKS, *sorted({point.name for point in _foreign()} - set(OUR_TASKS))]
 
 
 def find_task(name: str) -> type[Task]:
     """The task of this name. Raises UserError where there is none, or another package's cannot be loaded."""
-    if name in _OWN:
+    if name in OUR_TASKS:
         module = importlib.import_module(f"{popgpt.tasks.__name__}.{name}")
         return next(found for found in vars(module).values() if _is_task(found, name))
     for point in _foreign():

@@ -8,7 +8,7 @@ from popgpt.tasks.base import Task
 
 
 class OwnLines(Task):
-    """Nothing is known of them but what the dataset holds: its separator, and every prompt its own canonical form."""
+    """Lines of your own: their dataset says all that is known of them."""
 
     generates: ClassVar[bool] = False
     name: Literal["text"] = "text"

@@ -26,7 +26,7 @@ from popgpt.tasks.calculator import Calculator
 from popgpt.text.errors import UserError
 
 SMALL = {"train_lines": 3000, "val_lines": 200, "test_lines": 100}
-FINGERPRINT = "579bf6a5786fe3e64265bd480938cc9a93676f4d52537fbaf3fa90d0aaa3412b"
+FINGERPRINT = "4b596382fdf8586d2762e72e3a8dd914988c61262edee0190c31b9d83d943778"
 
 
 def config_of(folder: Path, **values: Any) -> Config:
