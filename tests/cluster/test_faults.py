@@ -97,8 +97,8 @@ CTRL_C, CTRL_C_ALONE, SIGTERM = (signal.SIGINT, False), (signal.SIGINT, True), (
 @pytest.mark.parametrize(
     "interruptions",
     [
-        pytest.param([CTRL_C_ALONE, SIGTERM], marks=pytest.mark.slow, id="Ctrl-C with a Ray of its own, SIGTERM"),
-        pytest.param([CTRL_C], marks=pytest.mark.soak, id="soak-Ctrl-C"),
+        pytest.param([CTRL_C_ALONE], marks=pytest.mark.slow, id="Ctrl-C with a Ray of its own"),
+        pytest.param([CTRL_C, SIGTERM], marks=pytest.mark.soak, id="soak-Ctrl-C, SIGTERM"),
     ],
 )
 def test_a_group_that_is_interrupted_saves_its_state(
@@ -173,7 +173,7 @@ def busy() -> Iterator[None]:
         ray.util.remove_placement_group(place)
 
 
-@pytest.mark.parametrize("moments", one_run_and_many([STARTING, EVALUATING, TRAINING]))
+@pytest.mark.parametrize("moments", one_run_and_many([EVALUATING, TRAINING]))
 def test_a_worker_that_is_killed_at_any_moment_changes_nothing(
     tiny: Make, undisturbed: Config, moments: list[Moment]
 ) -> None:
@@ -203,7 +203,7 @@ def new_workers(before: set[int]) -> list[int]:
     return sorted(set(worker_pids()) - before)
 
 
-@pytest.mark.parametrize(("workers", "ranks"), sample_and_whole([(2, [1, 0])], [(1, [0]), (2, [0]), (2, [1])]))
+@pytest.mark.parametrize(("workers", "ranks"), sample_and_whole([(2, [1])], [(1, [0]), (2, [1, 0])]))
 def test_a_worker_that_hangs_is_started_again(
     tiny: Make, tmp_path: Path, undisturbed: Config, caplog: pytest.LogCaptureFixture, workers: int, ranks: list[int]
 ) -> None:
