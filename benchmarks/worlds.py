@@ -2,7 +2,7 @@
 
 Trains configs/calculator.yaml (50 iterations where no number is given) in one process and under Ray Train on 1, 2, 3
 and 4 workers of one thread each. Prints the largest relative difference of a loss from that of the one process, for
-Muon and for AdamW, or for the one that is named (optimizer=adamw). Nothing is asserted; tests/cluster/test_worlds.py
+Muon and for AdamW, or for the one that is named (optimizer=adamw). Nothing is asserted; tests/cluster/test_group.py
 does that on a small model.
 """
 

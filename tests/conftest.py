@@ -143,21 +143,17 @@ def one_ray_at_a_time(kept_ray: KeptRay) -> None:
 
 
 @pytest.fixture
-def shared_ray(request: pytest.FixtureRequest, kept_ray: KeptRay, monkeypatch: pytest.MonkeyPatch) -> KeptRay:
-    """The Ray that sweeps of this process run on, for tests to which it is nothing who has started it.
-
-    Slow ones share none: they start commands, to which the environment of a Ray of this process's is foreign.
-    """
-    if request.node.get_closest_marker("slow"):
-        kept_ray.close()
-    else:
-        monkeypatch.setattr("popgpt.cluster.session.connected", kept_ray.connected)
+def shared_ray(kept_ray: KeptRay, monkeypatch: pytest.MonkeyPatch) -> KeptRay:
+    """The Ray that sweeps of this process run on, for tests to which it is nothing who has started it."""
+    monkeypatch.setattr("popgpt.cluster.session.connected", kept_ray.connected)
     return kept_ray
 
 
 @pytest.fixture
 def own_ray(shared_ray: KeptRay, monkeypatch: pytest.MonkeyPatch) -> None:
-    """None is shared, where the test is of starting it or of its end."""
+    """None is shared, where the test is of starting it or of its end, or starts a command, to which the environment of
+    a Ray of this process's is foreign.
+    """
     shared_ray.close()
     monkeypatch.setattr("popgpt.cluster.session.connected", shared_ray.start)
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+import pytest
 
 from popgpt.config import Config
 from popgpt.storage.folder import Folder
@@ -32,7 +36,7 @@ class Moment:
     def __str__(self) -> str:
         return f"{self.phase}-{self.seed}"
 
-    def wait(self, config: Config, start_seconds: float) -> None:
+    def wait(self, config: Config, start_seconds: float, wait_for: Callable[..., Any] = wait_for) -> None:
         """Return in that moment of the run in config.out_dir, which begins now."""
         chosen = random.Random(str(self))
         if self.phase == "starting":
@@ -54,7 +58,16 @@ MOMENTS = [
     *(Moment("evaluating", seed) for seed in range(2)),
     *(Moment("writing", seed) for seed in range(2)),
 ]
-SAMPLE = [Moment("starting", 0), Moment("training", 1), Moment("evaluating", 0), Moment("writing", 0)]
+
+
+def one_run_and_many(sample: list[Moment]) -> list[Any]:
+    """Parameters for a test: `sample`, in one run that is disturbed at each, as a slow one; and each of MOMENTS, in a
+    run of its own, marked `soak`.
+    """
+    return [
+        pytest.param(sample, marks=pytest.mark.slow, id="-".join(map(str, sample))),
+        *(pytest.param([moment], marks=pytest.mark.soak, id=f"soak-{moment}") for moment in MOMENTS),
+    ]
 
 
 def rows(config: Config) -> int:

@@ -9,33 +9,27 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import yaml
 
-from popgpt.cluster import session
-from popgpt.cluster.group import POLL_SECONDS
 from popgpt.config import Config
 from popgpt.storage.folder import Folder
 from popgpt.training import folder
 from tests.conftest import tiny_config
-from tests.moments import MOMENTS, RUN, SAMPLE, Moment, finished, phase, rows
-from tests.nodes import PATIENCE, cluster, kill, pids, wait_for, worker_pids
+from tests.moments import finished, rows
+from tests.nodes import PATIENCE, cluster, kill, wait_for
 from tests.runs import left
-from tests.samples import sample_and_whole
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
 )
 Make = Callable[..., Config]
 LONG = {"max_iters": 400, "eval_interval": 20, "log_interval": 4, "dropout": 0.1}
-ENDLESS = {**RUN, "max_iters": 1_000_000, "eval_interval": 1_000_000}
 MEMORY_BYTES = 5_000_000_000
 
 
@@ -62,6 +56,17 @@ class Command:
     def __exit__(self, *ending: object) -> None:
         self.process.kill()
         self.process.communicate()
+
+    def wait_for(self, condition: Callable[[], Any], what: str, every: float = 0.002) -> Any:
+        """`nodes.wait_for`, while it runs: what it has not come to when it ends never comes."""
+
+        def met() -> Any:
+            ended = self.process.poll() is not None
+            found = condition()
+            assert found or not ended, f"it ended before {what}: {self.end()}"
+            return found
+
+        return wait_for(met, what, every)
 
     def interrupt(self, number: int) -> None:
         """Signal it; at Ctrl-C its children too, as a terminal does."""
@@ -97,88 +102,6 @@ def error_of(ended: tuple[int, str, str]) -> str:
     return line
 
 
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Any]:
-    """A Ray with room for two workers."""
-    with cluster(2) as nodes:
-        yield nodes
-
-
-@pytest.fixture(scope="module")
-def undisturbed(nodes: Any, tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Config:
-    """A run of two workers that nothing disturbs."""
-    config = tiny_config(**RUN, out_dir=str(tmp_path_factory.mktemp("runs") / "out"), data_dir=str(shared_data))
-    completes(config)
-    return config
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Config:
-    """A run of one process that nothing disturbs."""
-    config = tiny_config(**LONG, out_dir=str(tmp_path_factory.mktemp("runs") / "whole"), data_dir=str(shared_data))
-    completes(config, "--local")
-    return config
-
-
-@pytest.mark.parametrize("moment", sample_and_whole(SAMPLE, MOMENTS))
-def test_a_driver_that_is_killed_at_any_moment_changes_nothing(tiny: Make, undisturbed: Config, moment: Moment) -> None:
-    """The same command goes on; for two of them with a Ray that dies with its driver."""
-    config = tiny(**RUN)
-    own_ray = moment in SAMPLE[:2]
-    with Command(config, own_ray=own_ray) as driver:
-        moment.wait(config, start_seconds=8)
-        doing = "finished" if finished(config) else phase(config)
-        driver.process.kill()
-    print(f"killed the driver while {doing}")
-    assert doing != "finished"
-    completes(config, own_ray=own_ray)
-    assert left(config) == left(undisturbed)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "own_ray"),
-    [(signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGTERM, False)],
-    ids=["Ctrl-C", "Ctrl-C with a Ray of its own", "SIGTERM"],
-)
-def test_a_group_that_is_interrupted_saves_its_state(
-    tiny: Make, undisturbed: Config, number: int, own_ray: bool
-) -> None:
-    config = tiny(**RUN)
-    with Command(config, own_ray=own_ray) as driver:
-        wait_for(lambda: rows(config) > 3, "the first rows")
-        with held(worker_pids()):  # it is not to end before it has heard of it
-            driver.interrupt(number)
-            assert said(driver, "stopping after this iteration")
-            time.sleep(4 * POLL_SECONDS)
-        code, output, errors = driver.end()
-    assert code == 130, errors
-    stopped = folder.read_result(Folder(config.out_dir))
-    assert stopped["status"] == "interrupted"
-    assert f"stopped at iteration {stopped['last_iteration']}; the same command goes on" in output
-    assert folder.last_state(Folder(config.out_dir)) == folder.state_name(stopped["last_iteration"])
-    completes(config, own_ray=own_ray)
-    assert left(config) == left(undisturbed)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_ends_a_group_that_does_not_heed_the_first(tiny: Make, nodes: Any, number: int) -> None:
-    """Its workers hang, so that they save no state."""
-    config = tiny(**ENDLESS)
-    with Command(config) as driver:
-        wait_for(lambda: rows(config) > 3, "the first rows")
-        for pid in worker_pids():
-            kill(pid, signal.SIGSTOP)
-        driver.interrupt(number)
-        assert said(driver, "stopping after this iteration")
-        driver.interrupt(number)
-        code, _, errors = driver.end()
-    assert code == 130, errors
-    assert "Traceback" not in errors
-    wait_for(lambda: not worker_pids(), "the workers to end", every=0.1)
-
-
 @contextmanager
 def held(pids: list[int]) -> Iterator[None]:
     """While processes stand still."""
@@ -191,38 +114,12 @@ def held(pids: list[int]) -> Iterator[None]:
             kill(pid, signal.SIGCONT)
 
 
-def said(running: Command, text: str) -> bool:
-    """Whether it says so on stderr, before it ends."""
-    assert running.process.stderr
-    return any(text in line for line in iter(running.process.stderr.readline, ""))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "fewest"), [(signal.SIGINT, 1), (signal.SIGTERM, None)])
-def test_a_group_that_waits_for_a_busy_cluster_can_be_interrupted(
-    tiny: Make, nodes: Any, number: int, fewest: int | None
-) -> None:
-    config = tiny(**ENDLESS, min_workers=fewest)
-    others = set(pids("ray::TrainController"))
-    with busy(), Command(config) as driver:
-        wait_for(lambda: set(pids("ray::TrainController")) - others, "the group", every=0.1)
-        driver.interrupt(number)
-        code, _, errors = driver.end()
-    assert code == 130, errors
-    assert "Traceback" not in errors
-    assert not rows(config)
-
-
-@contextmanager
-def busy() -> Iterator[None]:
-    """While both cores of the cluster are taken."""
-    with session.connected():
-        held = ray.util.placement_group([{"CPU": 2}])
-        ray.get(held.ready(), timeout=PATIENCE)
-        try:
-            yield
-        finally:
-            ray.util.remove_placement_group(held)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Config:
+    """A run of one process that nothing disturbs."""
+    config = tiny_config(**LONG, out_dir=str(tmp_path_factory.mktemp("runs") / "whole"), data_dir=str(shared_data))
+    completes(config, "--local")
+    return config
 
 
 def fill(disk: Path) -> Path:
@@ -251,7 +148,7 @@ def test_a_disk_that_fills_up_ends_a_run_that_goes_on_once_there_is_room(
 ) -> None:
     config = tiny(**LONG, out_dir=str(small_disk / "out"))
     with Command(config, "--local") as running:
-        wait_for(lambda: folder.state_names(Folder(config.out_dir)), "a state")
+        running.wait_for(lambda: folder.state_names(Folder(config.out_dir)), "a state")
         ballast = fill(small_disk)
         line = error_of(running.end())
     kept = re.fullmatch(rf"error: out_dir={config.out_dir}: No space left on device; (.*) is whole: mend this .*", line)
@@ -264,7 +161,7 @@ def test_a_disk_that_fills_up_ends_a_run_that_goes_on_once_there_is_room(
 def test_a_file_that_may_not_grow_ends_a_run_that_goes_on_once_it_may(tiny: Make, whole: Config) -> None:
     config = tiny(**LONG)
     with Command(config, "--local") as running:
-        wait_for(lambda: folder.state_names(Folder(config.out_dir)), "a state")
+        running.wait_for(lambda: folder.state_names(Folder(config.out_dir)), "a state")
         resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, (512, resource.RLIM_INFINITY))
         line = error_of(running.end())
     kept = re.fullmatch(rf"error: out_dir={config.out_dir}: File too large; (.*) is whole: mend this .*", line)
@@ -304,8 +201,9 @@ def test_a_loss_that_is_not_finite_names_the_state_before_it(tiny: Make, whole: 
     assert line.endswith(f"the last good state is {config.out_dir}/state-400.pt")
 
 
-def test_more_workers_than_a_cluster_has_are_refused_at_once(tiny: Make, nodes: Any) -> None:
-    line = error_of(command(tiny(), "--workers", "4"))
+def test_more_workers_than_a_cluster_has_are_refused_at_once(tiny: Make) -> None:
+    with cluster(2):
+        line = error_of(command(tiny(), "--workers", "4"))
     assert line == "error: workers=4 need 4 CPU cores; the cluster has 2, and it cannot grow"
 
 
@@ -325,7 +223,7 @@ def test_a_run_is_not_written_over(tiny: Make, whole: Config) -> None:
 def test_an_unfinished_run_goes_on_but_not_with_other_parameters(tiny: Make, whole: Config) -> None:
     config = tiny(**LONG)
     with Command(config, "--local") as running:
-        wait_for(lambda: folder.state_names(Folder(config.out_dir)), "a state")
+        running.wait_for(lambda: folder.state_names(Folder(config.out_dir)), "a state")
         running.process.kill()
     line = error_of(command(config, "--local", "seed=2"))
     assert f"out_dir={config.out_dir} holds an unfinished run of seed=1337, not 2" in line
@@ -336,7 +234,7 @@ def test_an_unfinished_run_goes_on_but_not_with_other_parameters(tiny: Make, who
 def test_two_processes_do_not_share_a_folder(tiny: Make) -> None:
     config = tiny(**{**LONG, "max_iters": 1_000_000, "eval_interval": 1_000_000})
     with Command(config, "--local") as running:
-        wait_for(lambda: rows(config) > 3, "the first rows")
+        running.wait_for(lambda: rows(config) > 3, "the first rows")
         with held([running.process.pid]):
             line = error_of(command(config, "--local"))
     assert line == f"error: out_dir={config.out_dir} is in use by another run; give another out_dir"

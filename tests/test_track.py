@@ -323,6 +323,19 @@ def proxy(mlflow_port: int) -> Iterator[Proxy]:
     way.give_back()
 
 
+# `popgpt.train`, which pauses at each row: a run that lasts, so that a server can come and go, and asks no core for it.
+UNHURRIED = """
+import time
+from popgpt import cli, progress, train
+show = progress.TrainingProgress.__call__
+def pause_and_show(self, row):
+    time.sleep(0.025)
+    show(self, row)
+progress.TrainingProgress.__call__ = pause_and_show
+cli.run(train.main)
+"""
+
+
 class Training:
     """`popgpt.train --local` of a run of 600 rows and some 15 seconds, recorded through a proxy."""
 
@@ -331,18 +344,18 @@ class Training:
         self.uri = proxy.uri
         config = {**TINY, "out_dir": str(out_dir), "data_dir": str(shared_data), "mlflow_log": True}
         self._config = out_dir.with_suffix(".yaml")
-        self._config.write_text(dump_yaml({**config, "max_iters": 6000, "eval_interval": 500, "log_interval": 10}))
+        self._config.write_text(dump_yaml({**config, "max_iters": 600, "eval_interval": 50}))
         self._name = f"experiment={out_dir.parent.name}"
 
     def start(self, *more: str) -> subprocess.Popen[str]:
-        words = [sys.executable, "-m", "popgpt.train", str(self._config), "--local", self._name, *more]
+        words = [sys.executable, "-c", UNHURRIED, str(self._config), "--local", self._name, *more]
         environment = {**os.environ, "MLFLOW_TRACKING_URI": self.uri}
         return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
     def wait_for_rows(self, count: int) -> None:
         until(lambda: len(identity.read_rows(Folder(self.out_dir))) >= count)
 
-    def the_run(self, port: int, last: int = 6000) -> Any:
+    def the_run(self, port: int, last: int = 600) -> Any:
         """The one run of the experiment, which has every value up to the last iteration once."""
         uri = f"http://127.0.0.1:{port}"
         api = client(uri)
@@ -420,7 +433,7 @@ def test_a_run_that_is_killed_and_goes_on_is_one_run(
 ) -> None:
     proxy.open()
     training = Training(proxy, tmp_path / "out", shared_data)
-    intervals = ["log_interval=50", "eval_interval=100"]
+    intervals = ["log_interval=10", "eval_interval=100"]
     process = training.start("max_iters=1000000", *intervals)
 
     def recorded() -> bool:

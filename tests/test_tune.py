@@ -91,7 +91,7 @@ def found(here: Path) -> dict[str, Any]:
     return journal.read(here / "sweep")
 
 
-@pytest.mark.parametrize("rule", ["promote", pytest.param("stop", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rule", ["promote", pytest.param("stop", marks=pytest.mark.soak)])
 def test_a_sweep_from_its_space_to_its_winner(
     here: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str], rule: str
 ) -> None:
@@ -338,12 +338,20 @@ def test_tpe_proposes_each_trial_from_those_before_it(here: Path) -> None:
     assert [trial["config"] for trial in trials[5:]] != drawn[5:]
 
 
-@pytest.mark.slow
-def test_a_sweep_by_tpe_that_was_interrupted_and_killed_proposes_as_one_that_was_not(here: Path) -> None:
+@pytest.mark.parametrize(
+    "stops",
+    [
+        pytest.param({"0007": signal.SIGKILL}, marks=pytest.mark.slow, id="killed"),
+        pytest.param({"0005": signal.SIGINT, "0007": signal.SIGKILL}, marks=pytest.mark.soak, id="soak-both"),
+    ],
+)
+def test_a_sweep_by_tpe_that_was_interrupted_and_killed_proposes_as_one_that_was_not(
+    here: Path, own_ray: None, stops: dict[str, int]
+) -> None:
     words = [sys.executable, "-m", "popgpt.tune", "space.yaml", "search=optuna", "num_samples=12", "max_iters=240"]
     words += ["eval_interval=40", "asha.grace_period=80", "resources.max_concurrent=1", "mlflow_log=false"]
     resume: list[str] = []
-    for name, number in (("0005", signal.SIGINT), ("0007", signal.SIGKILL)):
+    for name, number in stops.items():
         process = subprocess.Popen([*words, *resume], cwd=here, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         wait_for(lambda name=name, process=process: name in logged(here) or process.poll() is not None, name)
         process.send_signal(number)
@@ -484,7 +492,7 @@ def test_a_trial_that_runs_out_of_memory_or_is_killed_fails_alone(here: Path) ->
     """One at a time, each with all cores: the next can only run where the one before has given them back."""
     cores = os.cpu_count() or 1
     words = ["asha=null", "d_model=8", f"block_size={{grid: {[32, 2**20, 48]}}}", "num_samples=1", "learning_rate=0.01"]
-    words += ["max_iters=2000", "eval_interval=100", "mlflow_log=false", f"resources.cpus_per_trial={cores}"]
+    words += ["max_iters=800", "eval_interval=100", "mlflow_log=false", f"resources.cpus_per_trial={cores}"]
     with beside(lambda: kill(trainer(here, "0000"))):
         assert tune.main(["space.yaml", *words]) == 0
     killed, absurd, good = found(here)["trials"]
@@ -496,7 +504,7 @@ def test_a_trial_that_runs_out_of_memory_or_is_killed_fails_alone(here: Path) ->
 
 
 @pytest.mark.slow
-def test_a_trial_that_rays_memory_monitor_kills_fails_alone(here: Path) -> None:
+def test_a_trial_that_rays_memory_monitor_kills_fails_alone(here: Path, own_ray: None) -> None:
     """Ray, which kills where a machine has no more than a threshold left, is told that this one has a few gigabytes."""
     from ray._common.utils import get_system_memory
     from ray._private.utils import get_used_memory
@@ -652,7 +660,7 @@ def test_starting_anew_keeps_the_old_sweep(here: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("interrupted", [False, True], ids=["to its end", "Ctrl-C"])
-def test_trials_of_two_workers_leave_nothing_on_a_ray_of_others(here: Path, interrupted: bool) -> None:
+def test_trials_of_two_workers_leave_nothing_on_a_ray_of_others(here: Path, own_ray: None, interrupted: bool) -> None:
     """Four on two cores, so that a place which is not given back ends in a wait without end."""
     words = ["workers=2", "resources.cpus_per_trial=2", "eval_interval=3", "asha.grace_period=3", "mlflow_log=false"]
     words += ["max_iters=100000", "eval_interval=100000", "asha=null"] if interrupted else []
@@ -707,7 +715,7 @@ def test_a_trial_that_takes_more_than_its_share_of_a_gpu_fails_alone(
 
 
 @pytest.mark.slow
-def test_a_trial_whose_supervisor_is_killed_gives_its_place_back(here: Path) -> None:
+def test_a_trial_whose_supervisor_is_killed_gives_its_place_back(here: Path, own_ray: None) -> None:
     """On a Ray without a dashboard, whose own cleaner needs one."""
     words = ["workers=2", "resources.cpus_per_trial=2", "asha=null", "d_model=8", "num_samples=1"]
     words += [
@@ -733,9 +741,8 @@ def test_a_trial_whose_supervisor_is_killed_gives_its_place_back(here: Path) -> 
     assert json.loads((here / "sweep" / "best" / "result.json").read_text())["threads"] == 1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_cleanly_and_a_resume_finishes(here: Path, number: int) -> None:
+@pytest.mark.parametrize("number", sample_and_whole([signal.SIGTERM], [signal.SIGINT]))
+def test_a_signal_ends_cleanly_and_a_resume_finishes(here: Path, own_ray: None, number: int) -> None:
     words = [sys.executable, "-m", "popgpt.tune", "space.yaml", "max_iters=1500", "eval_interval=100"]
     words += ["asha.grace_period=500", "num_samples=2"]
     process = subprocess.Popen(words, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -761,10 +768,12 @@ def test_a_signal_ends_cleanly_and_a_resume_finishes(here: Path, number: int) ->
 @pytest.mark.parametrize(
     ("at_once", "rule", "kills"),
     sample_and_whole(
-        [(1, "promote", 2), (2, "stop", 2)], [(at_once, rule, 5) for at_once in (1, 2) for rule in ("promote", "stop")]
+        [(1, "promote", 2), (2, "stop", 1)], [(at_once, rule, 5) for at_once in (1, 2) for rule in ("promote", "stop")]
     ),
 )
-def test_a_sweep_that_is_killed_ends_as_one_that_never_was(here: Path, at_once: int, rule: str, kills: int) -> None:
+def test_a_sweep_that_is_killed_ends_as_one_that_never_was(
+    here: Path, own_ray: None, at_once: int, rule: str, kills: int
+) -> None:
     """Killed at random moments. One trial at a time it ends the same; two at a time nothing of it is lost."""
     words = [sys.executable, "-m", "popgpt.tune", "space.yaml", "num_samples=6", "max_iters=1080", "eval_interval=120"]
     words += ["asha.grace_period=120", f"resources.max_concurrent={at_once}", "d_model={choice: [8, 16]}"]

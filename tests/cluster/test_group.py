@@ -1,4 +1,4 @@
-"""A run on Ray's workers is the run in one process."""
+"""A run on Ray's workers is the run in one process: their number changes nothing but the last bits of a sum."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ from popgpt.training.folder import last_state, read_metrics
 from popgpt.training.loop import fit
 from popgpt.training.world import World
 from tests.nodes import WORKER, exposed, family, kill, listening, nothing_is_held, pids, wait_for, worker_pids
+from tests.samples import sample_and_whole
+from tests.training.test_loop import run
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 Make = Callable[..., Config]
 
 
@@ -48,13 +47,14 @@ def losses(config: Config) -> list[float]:
     return [row["train_loss"] for row in read_metrics(Folder(config.out_dir))]
 
 
+@pytest.mark.parametrize("numbers", sample_and_whole([[1, 3]], [[1, 2, 3]]))
 def test_any_number_of_workers_gives_the_losses_of_one_process(
-    tiny: Make, tmp_path: Path, resources: session.Resources
+    tiny: Make, tmp_path: Path, resources: session.Resources, numbers: list[int]
 ) -> None:
     shape = {"max_iters": 20, "eval_interval": 20, "batch_size": 7, "dropout": 0.1}
     alone = tiny(**shape)
     result = fit(alone, ensure_dataset(alone), World(torch.device("cpu")))
-    for workers in (1, 2, 3):
+    for workers in numbers:
         config = tiny(**shape, workers=workers, out_dir=str(tmp_path / f"of{workers}"))
         with listening() as found:
             shared = train(config, resources)
@@ -69,12 +69,42 @@ def test_any_number_of_workers_gives_the_losses_of_one_process(
         assert not list(Path(config.out_dir).glob("ray-*"))
 
 
+# batch_size and gradient_accumulation_steps of each number of workers, by the rows of an iteration
+CUTS = {
+    7: {1: (1, 7), 2: (7, 1), 3: (1, 7), 4: (7, 1)},
+    10: {1: (5, 2), 2: (2, 5), 3: (5, 2), 4: (2, 5)},
+}
+SAMPLE = [("adamw", 10, [2])]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rows", "workers"),
+    sample_and_whole(SAMPLE, [(optimizer, rows, [1, 2, 3, 4]) for optimizer in ("muon", "adamw") for rows in CUTS]),
+)
+def test_50_losses_are_those_of_one_process(
+    tiny: Make, tmp_path: Path, resources: session.Resources, optimizer: str, rows: int, workers: list[int]
+) -> None:
+    """Each number of workers cuts the rows of an iteration in its own way, unevenly; dropout is on."""
+    shape = {"max_iters": 50, "eval_interval": 50, "dropout": 0.1, "optimizer": optimizer}
+    whole = tiny(**shape, batch_size=rows, gradient_accumulation_steps=1)
+    run(whole)
+    for number in workers:
+        batch_size, steps = CUTS[rows][number]
+        cut = {"batch_size": batch_size, "gradient_accumulation_steps": steps, "workers": number}
+        config = tiny(**shape, **cut, out_dir=str(tmp_path / f"of{number}"))
+        assert train(config, resources)["world_size"] == number
+        assert losses(config) == pytest.approx(losses(whole), rel=1e-5)
+        assert len(losses(config)) == 50
+
+
+@pytest.mark.slow
 def test_a_ray_started_here_has_no_process_that_serves_nobody(resources: session.Resources) -> None:
     titles = [Path(f"/proc/{pid}/cmdline").read_text() for pid in family(os.getpid())]
     assert any("raylet" in title for title in titles)
     assert [title for title in titles if "monitor.py" in title or "dashboard.py" in title] == []
 
 
+@pytest.mark.slow
 def test_a_mistake_that_a_worker_finds_is_told_in_one_line(tiny: Make, resources: session.Resources) -> None:
     config = tiny(learning_rate=1e30, optimizer="adamw", warmup_iters=0, grad_clip=0.0, workers=2)
     with pytest.raises(UserError, match="the loss is not finite at iteration"):
@@ -83,6 +113,7 @@ def test_a_mistake_that_a_worker_finds_is_told_in_one_line(tiny: Make, resources
     wait_for(lambda: not pids("ray::TrainController"), "its controller to end", every=0.1)
 
 
+@pytest.mark.slow
 def test_a_controller_ends_though_its_run_does_not_and_its_place_is_given_back(resources: session.Resources) -> None:
     """An actor that exits by itself would wait for it, and Ray keeps the place of one that is killed."""
     from popgpt.cluster.group import TrainerThread
@@ -114,6 +145,7 @@ def test_a_controller_ends_though_its_run_does_not_and_its_place_is_given_back(r
     wait_for(nothing_is_held, "its place", every=0.1)
 
 
+@pytest.mark.soak  # in CI tests/cluster/test_faults.py has signals ask for it
 def test_workers_that_are_asked_to_stop_save_their_state(tiny: Make, resources: session.Resources) -> None:
     config = tiny(max_iters=100_000, eval_interval=100_000, workers=2)
     metrics = Path(config.out_dir) / "metrics.jsonl"
@@ -124,6 +156,7 @@ def test_workers_that_are_asked_to_stop_save_their_state(tiny: Make, resources: 
     assert train(on, resources)["last_iteration"] == result["last_iteration"] + 2
 
 
+@pytest.mark.slow
 def test_workers_that_fail_too_often_are_told_of_in_one_line(tiny: Make, resources: session.Resources) -> None:
     config = tiny(max_iters=100_000, eval_interval=5, workers=2, max_failures=0)
     killed = False

@@ -23,6 +23,7 @@ from popgpt.training import folder
 from tests import s3
 from tests.conftest import TINY
 from tests.nodes import PATIENCE, wait_for
+from tests.samples import sample_and_whole
 from tests.training.test_loop import logged, same_states
 
 Make = Callable[..., Config]
@@ -150,8 +151,7 @@ def test_a_sweep_is_on_a_disk(here: Path) -> None:
         tune.main(["space.yaml", "out_dir=s3://bucket/sweep"])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("by", ["environment", "query"])
+@pytest.mark.parametrize("by", sample_and_whole(["query"], ["environment"]))
 def test_two_workers_train_into_a_store(
     here: Path,
     tiny: Make,
