@@ -326,7 +326,8 @@ def proxy(mlflow_port: int) -> Iterator[Proxy]:
 # `popgpt.train`, which pauses at each row: a run that lasts, so that a server can come and go, and asks no core for it.
 UNHURRIED = """
 import time
-from popgpt import cli, progress, train
+from popgpt import train
+from popgpt.terminal import cli, progress
 show = progress.TrainingProgress.__call__
 def pause_and_show(self, row):
     time.sleep(0.025)
