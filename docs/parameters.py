@@ -10,9 +10,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from popgpt.config import GROUPS, Role, as_yaml, role_of
+from popgpt.config.schema import DataOptions
 from popgpt.sweep.schema import SweepFile
 from popgpt.tasks.base import Task
-from popgpt.tasks.registry import OUR_TASKS, find_task
+from popgpt.tasks.registry import find_task, task_names
 
 PAGE = Path(__file__).with_suffix(".md")
 TYPES = {
@@ -26,8 +27,10 @@ INTRODUCTION = """\
 `make docs` writes this page from the schemas, [popgpt/config/schema.py](../popgpt/config/schema.py) and
 [popgpt/sweep/schema.py](../popgpt/sweep/schema.py).
 
-Each parameter is a key of a config's YAML file, and a `key=value` word on the command line, which replaces the file's
-value. A sweep may vary the parameters that say *yes* under *swept*. Of the others,
+Each parameter is a key of a [config](train.md#the-config-file), and a `key=value` word on the command line, which
+replaces the file's value. [What the parameters mean exactly](semantics.md) says more where a line is not enough.
+
+A sweep may vary the parameters that say *yes* under *swept*. Of the others,
 """
 ROLES = {
     Role.PLACE: "says where a run takes place and is recorded, which changes nothing of its result",
@@ -46,13 +49,8 @@ def page() -> str:
     """Return the whole page."""
     roles = "\n".join(f"- *{role.name.lower()}* {meaning}." for role, meaning in ROLES.items())
     groups = [f"## {name_of(group)}\n\n{group.__doc__}\n\n{table(group, swept=True)}" for group in GROUPS]
-    tasks = [f"## Task {name}\n\n{find_task(name).__doc__}\n\n{options(find_task(name))}" for name in OUR_TASKS]
-    return "\n".join([f"{INTRODUCTION}\n{roles}\n", *groups, *tasks, f"{SWEEP}\n{table(SweepFile)}"])
-
-
-def options(task: type[Task]) -> str:
-    """Return the table of a task's options; no table where it has none."""
-    return table(task, prefix="task.") if task.model_fields.keys() - {"name"} else "It has no options.\n"
+    groups.insert(GROUPS.index(DataOptions) + 1, task_options())
+    return "\n".join([f"{INTRODUCTION}\n{roles}\n", *groups, f"{SWEEP}\n{table(SweepFile)}"])
 
 
 def name_of(group: type[BaseModel]) -> str:
@@ -60,11 +58,23 @@ def name_of(group: type[BaseModel]) -> str:
     return group.__name__.removesuffix("Options")
 
 
-def table(model: type[BaseModel], swept: bool = False, prefix: str = "") -> str:
+def task_options() -> str:
+    """Return a table of the options of each of this package's tasks that has some."""
+    tables = [(name, find_task(name), table(find_task(name), "task.")) for name in task_names()]
+    return "\n".join(
+        f"### Options of `task.name={name}`\n\n{task.__doc__}\n\n{options}"
+        for name, task, options in tables
+        if len(task.model_fields) > 1 and task.__module__.startswith("popgpt.")
+    )
+
+
+def table(model: type[BaseModel], prefix: str = "", swept: bool = False) -> str:
     """Return a table of a model's fields, those of the models in it too."""
     columns = ["parameter", "type", "default", *(["swept"] if swept else []), "meaning"]
     lines = [columns, ["---"] * len(columns)]
     for name, field, schema in fields_of(model, prefix):
+        if "const" in schema:  # a task's name, which the heading says
+            continue
         default = "" if field.is_required() or isinstance(field.default, BaseModel) else f"`{as_yaml(field.default)}`"
         role = role_of(field)
         may = "yes" if role is Role.HYPERPARAMETER else f"no: {role.name.lower()}"
@@ -79,7 +89,7 @@ def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, F
         kinds = [field.annotation, *get_args(field.annotation)]
         inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
         yield prefix + name, field, properties[name]
-        if inner and inner is not Task:  # each task has a table of its own
+        if inner and inner is not Task:
             yield from fields_of(inner, f"{prefix}{name}.")
 
 

@@ -5,21 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from popgpt.config import Config
-from popgpt.terminal.cli import parameters_help
-
 ROOT = Path(__file__).parent.parent
-
-
-def test_the_readmes_table_is_that_of_help() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| `([^`]*)` \| (.*) \|$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
-    told = [
-        (name, default, meaning.replace("\\|", "|")) for name, default, meaning in rows if name in Config.model_fields
-    ]
-    help_rows = [line.strip().split("=", 1) for line in parameters_help().splitlines()[1:]]
-    assert [name for name, _, _ in told] == [name for name, _ in help_rows]
-    for (name, default, meaning), (_, rest) in zip(told, help_rows, strict=True):
-        assert [default, meaning] == re.split(r"\s{2,}", rest, maxsplit=1), name
 
 
 def test_every_file_is_in_the_tree_of_the_architecture_page() -> None:

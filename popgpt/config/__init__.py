@@ -1,6 +1,6 @@
 """Every parameter of a run: the schema, and how its values are read, told and written."""
 
-from popgpt.config.derived import DERIVED, divisors
+from popgpt.config.derived import DERIVED, HEADS, divisors
 from popgpt.config.loading import (
     COMMAND_LINE,
     explain_error,
@@ -23,6 +23,7 @@ __all__ = [
     "DERIVED",
     "FOREIGN",
     "GROUPS",
+    "HEADS",
     "MOST",
     "SEPARATOR",
     "Config",

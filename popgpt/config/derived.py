@@ -17,6 +17,7 @@ DERIVED = {
     "d_head": ("d_model", "n_head"),
     "n_head": ("d_model", "d_head"),
 }
+HEADS = frozenset({"d_head", "n_head"})  # one replaces the other
 
 
 def with_derived(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

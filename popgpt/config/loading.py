@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from popgpt.config.derived import DERIVED
+from popgpt.config.derived import DERIVED, HEADS
 from popgpt.config.names import ALIASES, FOREIGN, nearest_name
 from popgpt.config.schema import Config
 from popgpt.config.yaml12 import parse_value, read_yaml
@@ -26,9 +26,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     Naming a head's width replaces an earlier number of heads; naming another task replaces the task with its options.
     """
     base, over = _canonical(base), _canonical(over)
-    heads = {"d_head", "n_head"}
-    if any(over.get(head) is not None for head in heads):
-        base = {key: value for key, value in base.items() if key not in heads}
+    if any(over.get(head) is not None for head in HEADS):
+        base = {key: value for key, value in base.items() if key not in HEADS}
     if "task" in base and "task" in over:
         over["task"] = _merge_tasks(base["task"], over["task"])
     return {**base, **over}

@@ -16,6 +16,7 @@ from popgpt.config import (
     COMMAND_LINE,
     DERIVED,
     FOREIGN,
+    HEADS,
     Config,
     Role,
     explain_error,
@@ -33,8 +34,6 @@ from popgpt.sweep.domain import KINDS, Domain, check_value, read_domain
 from popgpt.sweep.draws import largest, trial_key
 from popgpt.sweep.schema import MOST_TRIALS, OTHER_KEYS, Asha, Resources, Sweep, SweepFile, rungs
 from popgpt.text.errors import MOST_TOLD, Mistakes, UserError, named, shortened, told_together
-
-HEADS = frozenset({"d_head", "n_head"})
 
 
 def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:

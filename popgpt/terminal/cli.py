@@ -24,7 +24,7 @@ from popgpt.text.printable import printable
 from popgpt.text.redaction import redacted
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
-AGAIN_SECONDS = 0.01
+RESEND_SECONDS = 0.01
 
 
 class Stopped(KeyboardInterrupt):
@@ -85,52 +85,52 @@ def run(main: Callable[[Sequence[str] | None], int | None]) -> None:
     """Run an entry point, and exit: 0 done, 1 the system refused, 2 a mistake the user can mend, 128 + a signal's
     number (130 Ctrl-C, 143 SIGTERM, 141 nobody reads the output).
     """
-    escape_what_streams_lack()
-    show_log()
-    _leave(_outcome(main))
+    _escape_unencodable()
+    _log_to_stderr()
+    _exit(_outcome(main))
 
 
-def escape_what_streams_lack() -> None:
+def _escape_unencodable() -> None:
     """Have stdout and stderr take any text: what is not in their encoding is written as a backslash escape."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
-class Signals:
+class _StopSignals:
     """Those that stop: each raises Stopped, until the outcome is settled."""
 
     def __init__(self) -> None:
         self.received: list[int] = []
-        self.settled = False
-        self._heeded = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+        self.decided = False
+        self._numbers = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
 
-    def heed(self) -> None:
-        sys.unraisablehook = self._again
-        for number in self._heeded:
+    def handle(self) -> None:
+        sys.unraisablehook = self._resend
+        for number in self._numbers:
             signal.signal(number, self._stop)
 
     def ignore(self) -> None:
-        for number in self._heeded:
+        for number in self._numbers:
             signal.signal(number, signal.SIG_IGN)
 
     def _stop(self, number: int, frame: object) -> None:
-        if not self.settled:
+        if not self.decided:
             self.received.append(number)
             raise Stopped
 
-    def _again(self, lost: sys.UnraisableHookArgs) -> None:
+    def _resend(self, lost: sys.UnraisableHookArgs) -> None:
         """Send a signal again that came where Python cannot raise: in a destructor, or as an import's lock is freed.
 
         Another thread does it, a moment later: this one is still there.
         """
         if isinstance(lost.exc_value, Stopped):
-            threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), self.received.pop())).start()
+            threading.Timer(RESEND_SECONDS, os.kill, (os.getpid(), self.received.pop())).start()
         else:
             sys.__unraisablehook__(lost)
 
 
-class ShownLog(logging.Handler):
+class _StderrHandler(logging.Handler):
     """Prints what popgpt's modules log: `warning: ...`, and information as it is."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -139,22 +139,22 @@ class ShownLog(logging.Handler):
             say(prefix + line)
 
 
-def show_log() -> None:
+def _log_to_stderr() -> None:
     """Print to stderr what popgpt's modules log."""
     logger = logging.getLogger("popgpt")
     logger.setLevel(logging.INFO)
-    logger.addHandler(ShownLog())
+    logger.addHandler(_StderrHandler())
 
 
 def _outcome(main: Callable[[Sequence[str] | None], int | None]) -> int:
     """The exit code of `main`, once what ended it is said."""
-    signals = Signals()
+    signals = _StopSignals()
     try:
         try:
-            signals.heed()
+            signals.handle()
             return main(None) or 0
         finally:
-            signals.settled = True  # not by a call, in which one more could come; what is left is to exit
+            signals.decided = True  # not by a call, in which one more could come; what is left is to exit
             signals.ignore()
     except SystemExit as ending:
         if not isinstance(ending.code, int):
@@ -169,12 +169,12 @@ def _outcome(main: Callable[[Sequence[str] | None], int | None]) -> int:
             return 128 + signal.SIGPIPE
         if not isinstance(error, UserError | OSError | UnicodeEncodeError):
             raise
-        for line in _told(error).split("\n"):
+        for line in _explain(error).split("\n"):
             say(f"error: {line}")
         return 1 if isinstance(error, OSError) else 2
 
 
-def _told(error: UserError | OSError | UnicodeEncodeError) -> str:
+def _explain(error: UserError | OSError | UnicodeEncodeError) -> str:
     if isinstance(error, UnicodeEncodeError):  # of a name that was given: streams take any text
         hint = "give text that is UTF-8" if error.encoding.startswith("utf") else "set PYTHONUTF8=1"
         return f"{printable(error.object)}: cannot be written in {error.encoding}; {hint}"
@@ -194,7 +194,7 @@ def tell(line: str) -> None:
     print(printable(line), flush=True)
 
 
-def _leave(code: int) -> NoReturn:
+def _exit(code: int) -> NoReturn:
     """End this process. Python is not taken down: threads of libraries that still run (Ray's) may crash meanwhile."""
     atexit._run_exitfuncs()
     os._exit(_flushed(code))

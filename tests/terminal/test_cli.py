@@ -201,7 +201,7 @@ def test_a_signal_while_the_outcome_is_told_changes_nothing(
             signal.raise_signal({int(number)})
             return call(*arguments)
         return both
-    cli.say, signal.signal, cli._leave = map(before, (cli.say, signal.signal, cli._leave))
+    cli.say, signal.signal, cli._exit = map(before, (cli.say, signal.signal, cli._exit))
     {ending}
     """
     done = ended(body)
