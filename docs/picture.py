@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from popgpt.sweep import stored
+from popgpt.sweep import journal
 from popgpt.sweep.report import findings
 from popgpt.sweep.report.curves import curves
 from popgpt.sweep.report.style import CSS
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("sweep", type=Path, help="the sweep's folder")
     parser.add_argument("svg", type=Path, help="the file to write")
     given = parser.parse_args(arguments)
-    given.svg.write_text(picture(stored.read(given.sweep)), encoding="utf-8")
+    given.svg.write_text(picture(journal.read(given.sweep)), encoding="utf-8")
 
 
 def picture(content: findings.Content) -> str:

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from popgpt.config import Config, load_config, read_yaml
+from popgpt.config import load_config, read_yaml
 from popgpt.sweep.space import load_sweep
 from popgpt.terminal import cli
 from popgpt.text.errors import UserError
@@ -146,7 +146,6 @@ def test_commands_that_are_not_run_could_be(block: Block, here: Path, monkeypatc
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "yaml"], ids=lambda block: block.place)
 def test_yaml_is_a_config_or_a_search_space(block: Block, here: Path) -> None:
     content = yaml.safe_load(block.text)
-    skip_before_tasks("task" in content)
     path = here / ("search_spaces" if "space" in content else "configs") / "of_a_page.yaml"
     path.write_text(block.text)
     if "space" in content:
@@ -155,15 +154,8 @@ def test_yaml_is_a_config_or_a_search_space(block: Block, here: Path) -> None:
         load_config(path, [])
 
 
-def skip_before_tasks(wanted: bool) -> None:
-    if wanted and "task" not in Config.model_fields:
-        pytest.skip("the config has no task yet")
-
-
 def check(module: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Parse the arguments of a command, and read the config or the space that they name with its parameters."""
-    skip_before_tasks(any(word.startswith("task.") for word in words))
-
     main = importlib.import_module(f"popgpt.{module}").main
     with monkeypatch.context() as patch:
         for method in ("parse_args", "parse_intermixed_args"):
