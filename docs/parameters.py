@@ -13,7 +13,7 @@ from popgpt.config import GROUPS, Role, as_yaml, role_of
 from popgpt.config.schema import DataOptions
 from popgpt.sweep.schema import SweepFile
 from popgpt.tasks.base import Task
-from popgpt.tasks.registry import find_task, task_names
+from popgpt.tasks.registry import OUR_TASKS, find_task
 
 PAGE = Path(__file__).with_suffix(".md")
 TYPES = {
@@ -59,12 +59,12 @@ def name_of(group: type[BaseModel]) -> str:
 
 
 def task_options() -> str:
-    """Return a table of the options of each of this package's tasks that has some."""
-    tables = [(name, find_task(name), table(find_task(name), "task.")) for name in task_names()]
+    """Return a table of the options of each task that has some."""
+    tables = [(name, find_task(name), table(find_task(name), "task.")) for name in OUR_TASKS]
     return "\n".join(
         f"### Options of `task.name={name}`\n\n{task.__doc__}\n\n{options}"
         for name, task, options in tables
-        if len(task.model_fields) > 1 and task.__module__.startswith("popgpt.")
+        if len(task.model_fields) > 1
     )
 
 

@@ -70,4 +70,6 @@ class Meta:
             raise UserError(f"dataset of format {values.get('format')}, this popgpt reads {FORMAT}: prepare it again")
         for shards in values["shard_lengths"].values():
             shards[:] = [{int(length): count for length, count in shard.items()} for shard in shards]
-        return cls(**{field.name: values[field.name] for field in fields(cls)})
+        meta = cls(**{field.name: values[field.name] for field in fields(cls)})
+        Vocabulary(meta.characters)  # raises ValueError where the characters are none
+        return meta
