@@ -184,7 +184,7 @@ def run_here(command: str) -> str:
         return run_shell(command)
     printed = io.StringIO()
     given = io.TextIOWrapper(io.BytesIO(run_shell(match["before"]).encode())) if match["before"] else sys.stdin
-    logger, shown = logging.getLogger("popgpt"), cli.ShownLog()
+    logger, shown = logging.getLogger("popgpt"), cli._StderrHandler()
     logger.addHandler(shown)
     logger.setLevel(logging.INFO)
     stdin, sys.stdin = sys.stdin, given

@@ -12,6 +12,7 @@ from popgpt.config import dump_yaml, make_config, merge, parse_overrides
 from popgpt.metrics.metric import score
 from popgpt.sweep.domain import Domain
 from popgpt.sweep.draws import sample
+from popgpt.sweep.events import Ended, Reported
 from popgpt.sweep.record import Record
 from popgpt.sweep.schema import Asha, Resources, Sweep, rungs
 from popgpt.sweep.space import load_sweep, warnings
@@ -346,8 +347,8 @@ def test_a_trial_whose_condition_does_not_hold_is_not_cut_short(write: Any) -> N
         load_sweep(write(space, num_samples=9)), [{"optimizer": "muon"}, {"optimizer": "adamw", "max_iters": 200}]
     )
     for name in record.trials:
-        record.take(name, "reported", {"rows": [{"iteration": 200, "exact_match": 0.5}]}, None)
-        record.take(name, "ended", {}, "asha: rung 200")
+        record.apply(name, Reported([{"iteration": 200, "exact_match": 0.5}]))
+        record.apply(name, Ended("asha: rung 200"))
     assert [trial["status"] for trial in record.trials.values()] == ["stopped", "completed"]
 
 
