@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 I8 = NDArray[np.int8]
 I64 = NDArray[np.int64]
 
-LOWEST, HIGHEST = -10, 10
+LOWEST = -10
 SYMBOLS = "jihgfedcba0123456789A"
-"""The characters of the integers from LOWEST to HIGHEST."""
+"""The characters of the integers from LOWEST to 10."""
 DIGITS = "0123456789"
 SIGNS = "+-"
 _CODES = np.array(list(SYMBOLS.encode()), np.uint8)
@@ -76,7 +76,7 @@ def shown(value: int, decimals: int) -> str:
 
 
 def to_codes(columns: Sequence[I8]) -> NDArray[np.uint8]:
-    """[columns, n] the characters of columns [n] of integers from LOWEST to HIGHEST."""
+    """[columns, n] the characters of columns [n] of integers from LOWEST to 10."""
     return _CODES[np.stack(columns) - LOWEST]
 
 
