@@ -8,18 +8,18 @@ from __future__ import annotations
 import os
 import time
 from statistics import median
+from typing import Any
 
 import numpy as np
 
-from popgpt.config import make_config
-from popgpt.tasks.calculator.arithmetic import Calculator
+from popgpt.tasks.calculator.task import Calculator
 from popgpt.tasks.calculator.worked.view import WorkedView
 from popgpt.terminal.cli import run
 
 BAR = 300_000
 LINES = 200_000
 REPETITIONS = 5
-VIEWED = ("operations", "integer_digits", "decimals", "result_decimals", "signed", "terms", "parentheses")
+VIEWED = {"operations", "integer_digits", "decimals", "result_decimals", "signed", "terms", "parentheses"}
 GRAMMARS = {
     "+-*/, 2 digits and 1 decimal": {},
     "+-, 2 digits and 1 decimal": {"operations": "+-"},
@@ -28,12 +28,12 @@ GRAMMARS = {
 }
 
 
-def rates(options: dict[str, object]) -> list[float]:
+def rates(options: dict[str, Any]) -> list[float]:
     """Lines a processor second, of each repetition."""
-    config = make_config(options)
-    view = WorkedView(**{name: getattr(config, name) for name in VIEWED})
+    task = Calculator(**options)
+    view = WorkedView(**task.model_dump(include=VIEWED))
     numbers = np.arange(LINES)
-    text = Calculator(config, LINES, 1).text(numbers)
+    text = task.source(LINES, 1).text(numbers)
     found = []
     for epoch in range(REPETITIONS):
         begun = time.process_time()

@@ -21,7 +21,7 @@ from popgpt.text.errors import UserError, shortened
 
 GROUP = "popgpt.tasks"
 DEFAULT_TASK = "calculator"
-_NO_TASKS = {"base", "numbered", "registry"}
+_NO_TASKS = {"base", "numbered", "registry", "views"}
 OUR_TASKS = tuple(sorted({module.name for module in pkgutil.iter_modules(popgpt.tasks.__path__)} - _NO_TASKS))
 
 

@@ -9,24 +9,22 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from popgpt.config import make_config
 from popgpt.lines.text import Text, take_lines
-from popgpt.tasks.calculator.arithmetic import Calculator
+from popgpt.tasks.calculator.task import Calculator
 from popgpt.tasks.calculator.worked.digits import SYMBOLS
 from popgpt.tasks.calculator.worked.view import WorkedView
 from popgpt.tasks.views import View
 from popgpt.text.errors import UserError
 
-VIEWED = ("operations", "integer_digits", "decimals", "result_decimals", "signed", "terms", "parentheses")
+VIEWED = {"operations", "integer_digits", "decimals", "result_decimals", "signed", "terms", "parentheses"}
 
 
 def generate(count: int, seed: int = 1, **options: Any) -> Text:
-    return Calculator(make_config(options), count, seed).text(np.arange(count))
+    return Calculator(**options).source(count, seed).text(np.arange(count))
 
 
 def worked(**options: Any) -> WorkedView:
-    config = make_config(options)
-    return WorkedView(**{name: getattr(config, name) for name in VIEWED})
+    return WorkedView(**Calculator(**options).model_dump(include=VIEWED))
 
 
 def text_of(*lines: str) -> Text:
