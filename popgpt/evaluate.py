@@ -92,7 +92,7 @@ def print_scores(scores: dict[str, Any]) -> None:
         print(f"{too_long:,} of these lines are too long for the model's block_size, and count as wrong")
     if "unseen" in scores:
         asked = f"{scores['seen_in_training']:,} of these prompts are in the training split"
-        print(f"{asked}, themselves or in an equal form, as 2+1 is of 1+2; on the others:")
+        print(f"{asked}, themselves or in the same canonical form; on the others:")
         print(f"  {describe_exact_match(scores['unseen'])}")
     else:
         print(f"val loss {scores['val_loss']:.4f}, token accuracy {scores['token_accuracy']:.2%} (teacher-forced)")
