@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from popgpt.terminal import cli
+from popgpt.terminal import arguments, program
 from popgpt.text.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate as the command line says. Returns the exit code."""
-    parser = cli.Parser(
+    parser = arguments.Parser(
         prog="python -m popgpt.evaluate", description="Generated exact match of a run, in total and by operation."
     )
     parser.add_argument(
@@ -85,7 +85,7 @@ def print_scores(scores: dict[str, Any]) -> None:
     """Print scores for a person, in a few lines."""
     from popgpt.terminal.progress import describe_exact_match
 
-    cli.tell(f"{scores.get('split') or scores.get('file')}: {describe_exact_match(scores)}")
+    program.tell(f"{scores.get('split') or scores.get('file')}: {describe_exact_match(scores)}")
     for symbol, part in scores["by_operation"].items():
         print(f"  {symbol}  {part['exact_match']:.2%} [{part['low']:.2%}, {part['high']:.2%}] of {part['n']:,}")
     if too_long := scores["lines_too_long"]:
@@ -99,4 +99,4 @@ def print_scores(scores: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    program.run(main)

@@ -80,12 +80,12 @@ def test_no_folders_import_each_other() -> None:
 
 
 def test_every_program_ends_as_all_do() -> None:
-    """By cli.run, which says in a line what ended it, and nothing where nobody reads its output any more."""
+    """By program.run, which says in a line what ended it, and nothing where nobody reads its output any more."""
     files = [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "benchmarks").glob("*.py")]
     trees = {path.stem: ast.parse(path.read_text()) for path in files}
     ends = {name: ast.unparse(tree.body[-1]) for name, tree in trees.items() if any(map(is_program, tree.body))}
     assert {"train", "dates", "startup"} <= ends.keys()
-    assert [name for name, end in ends.items() if not re.search(r"\n {4}(cli\.)?run\(.*\)$", end)] == []
+    assert [name for name, end in ends.items() if not re.search(r"\n {4}(program\.)?run\(.*\)$", end)] == []
 
 
 @pytest.mark.parametrize("library", ONLY_IN)
