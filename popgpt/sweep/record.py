@@ -215,7 +215,7 @@ class Record:
                 journal.change_asha(self.asha, other, dict(change))
         run = self.runs[name]
         changed = {key: run[key] for key in ("id", "config", "status", "reason")}
-        line = {"after": self._written, **changed, "rows": ranking.plain(rows), "asha": asha}
+        line = {"after": self._written, **changed, "rows": ranking.json_safe(rows), "asha": asha}
         journal.append(out_dir, line, sync=not rows)
 
 

@@ -191,7 +191,7 @@ def make_placement(record: Record, resources: session.Resources) -> Callable[[in
     return lambda count: place(*demands, count, memory)
 
 
-def _demands(record: Record, has: session.Resources) -> tuple[schema.Resources, session.Resources, int, str]:
+def _demands(record: Record, has: session.Resources) -> tuple[schema.TrialResources, session.Resources, int, str]:
     """Return the first arguments of `place`, which do not depend on the number of trials."""
     base = record.sweep.config()
     return record.sweep.resources, has, base.workers, base.device
