@@ -24,7 +24,7 @@ from popgpt.sweep.record import FILE, Record, read
 from popgpt.sweep.runner import run_sweep
 from popgpt.sweep.schema import Sweep
 from popgpt.sweep.space import load_sweep
-from popgpt.terminal.cli import run
+from popgpt.terminal.program import run
 from popgpt.terminal.progress import describe_exact_match
 
 SPACE = Path(__file__).parent.parent / "search_spaces" / "calculator.yaml"

@@ -21,7 +21,7 @@ from popgpt.config import Config, make_config
 from popgpt.data.batches import Rows, make_rows
 from popgpt.data.dataset import Dataset, build_dataset, dataset_path, open_dataset, plan_dataset
 from popgpt.tasks.calculator import Calculator
-from popgpt.terminal.cli import run
+from popgpt.terminal.program import run
 
 MODES = {
     "lines isolated": {},

@@ -26,7 +26,7 @@ from popgpt.sweep.progress import SweepProgress
 from popgpt.sweep.record import Record
 from popgpt.sweep.space import load_sweep
 from popgpt.sweep.trials import ended
-from popgpt.terminal.cli import run
+from popgpt.terminal.program import run
 
 AT_ONCE = 4
 EVERY = 50  # iterations from one evaluation to the next

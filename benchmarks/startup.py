@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from popgpt.terminal.cli import run
+from popgpt.terminal.program import run
 
 ENTRIES = ("train", "tune", "prepare", "evaluate", "sample", "explain", "track")
 RUNS = 9

@@ -34,7 +34,7 @@ from popgpt.sweep.schema import Sweep
 from popgpt.sweep.space import load_sweep
 from popgpt.sweep.trial import train_trial
 from popgpt.sweep.trials import run_trials
-from popgpt.terminal.cli import run
+from popgpt.terminal.program import run
 from popgpt.training.folder import read_result
 
 TRIALS = 8

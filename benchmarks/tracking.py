@@ -18,7 +18,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from popgpt.terminal.cli import run
+from popgpt.terminal.program import run
 from tests.services import Proxy, server
 
 KINDS = ("none", "answers", "returns", "slow")

@@ -14,7 +14,7 @@ import numpy as np
 
 from popgpt.tasks.calculator.task import Calculator
 from popgpt.tasks.calculator.worked.view import WorkedView
-from popgpt.terminal.cli import run
+from popgpt.terminal.program import run
 
 BAR = 300_000
 LINES = 200_000

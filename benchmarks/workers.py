@@ -27,7 +27,7 @@ from popgpt.cluster.session import ENVIRONMENT, connected
 from popgpt.config import Config, load_config
 from popgpt.data.dataset import ensure_dataset
 from popgpt.metrics.row import Row
-from popgpt.terminal.cli import run
+from popgpt.terminal.program import run
 
 CONFIG = Path(__file__).parent.parent / "configs" / "calculator.yaml"
 REPETITIONS = 5

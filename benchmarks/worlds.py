@@ -21,7 +21,7 @@ from popgpt.cluster.group import train_on_workers
 from popgpt.config import Config, load_config
 from popgpt.data.dataset import ensure_dataset
 from popgpt.storage.folder import Folder
-from popgpt.terminal.cli import run
+from popgpt.terminal.program import run
 from popgpt.training.folder import read_metrics
 from popgpt.training.loop import fit
 from popgpt.training.world import World

@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 
 def _end_quietly_until_run() -> None:
-    """Have Ctrl-C and SIGTERM end this process in one line, until `cli.run` takes over.
+    """Have Ctrl-C and SIGTERM end this process in one line, until `program.run` takes over.
 
     The imports before that take a while, in which Python would answer with a traceback.
     """

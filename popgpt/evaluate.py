@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from popgpt.terminal import cli
+from popgpt.terminal import arguments, program
 from popgpt.text.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate as the command line says. Returns the exit code."""
-    parser = cli.Parser(
+    parser = arguments.Parser(
         prog="python -m popgpt.evaluate", description="Generated exact match of a run, in total and by operation."
     )
     parser.add_argument(
@@ -90,7 +90,7 @@ def print_scores(scores: dict[str, Any]) -> None:
     """Print scores for a person, in a few lines."""
     from popgpt.terminal.progress import describe_exact_match
 
-    cli.tell(f"{scores.get('split') or scores.get('file')}: {describe_exact_match(scores)}")
+    program.tell(f"{scores.get('split') or scores.get('file')}: {describe_exact_match(scores)}")
     for symbol, part in scores["by_operation"].items():
         print(f"  {symbol}  {part['exact_match']:.2%} [{part['low']:.2%}, {part['high']:.2%}] of {part['n']:,}")
     if too_long := scores["lines_too_long"]:
@@ -106,4 +106,4 @@ def print_scores(scores: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    program.run(main)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from popgpt.config import Config, as_yaml, flat, load_config, read_yaml, where_from
-from popgpt.terminal import cli
+from popgpt.terminal import arguments, program
 from popgpt.text.printable import printable
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Explain as the command line says. Returns the exit code."""
-    parser = cli.config_parser("explain", "What a run or a sweep would see and cost, without running it.")
+    parser = arguments.config_parser("explain", "What a run or a sweep would see and cost, without running it.")
     parser.add_argument("--no-probe", action="store_true", help="leave out the short run that measures time and memory")
     args = parser.parse_intermixed_args(argv)
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if sweep:
         console.print(*describe_domains(sweep), "", sep="\n", markup=False)
         for warning in warnings(sweep):
-            cli.say(f"warning: {warning}")
+            program.say(f"warning: {warning}")
     cost = None if args.no_probe else probe(config, dataset, rows)
     price = [*(describe_cost(config, cost) if cost else []), *(describe_budget(sweep, cost) if sweep else [])]
     console.print(*price, sep="\n", markup=False)
@@ -49,11 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def read(path: str, overrides: Sequence[str]) -> tuple[Sweep | None, Config, dict[str, str]]:
     """The sweep where `path` is a search space, the config to explain, and where each of its values comes from."""
     if "space" not in read_yaml(path):
-        return None, cli.absolute(load_config(path, overrides)), where_from(path, overrides)
+        return None, arguments.absolute(load_config(path, overrides)), where_from(path, overrides)
     from popgpt.sweep import space
 
     sweep = space.load_sweep(path, overrides)
-    return sweep, cli.absolute(sweep.config()), space.where_from(sweep, path, overrides)
+    return sweep, arguments.absolute(sweep.config()), space.where_from(sweep, path, overrides)
 
 
 def describe_parameters(config: Config, sources: Mapping[str, str]) -> list[str]:
@@ -67,4 +67,4 @@ def describe_parameters(config: Config, sources: Mapping[str, str]) -> list[str]
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    program.run(main)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from popgpt.config import dump_yaml, make_config
 from popgpt.tasks.registry import task_names
-from popgpt.terminal import cli
+from popgpt.terminal import arguments, program
 from popgpt.text.errors import UserError
 
 TOKENS = 4096  # positions of an iteration
@@ -77,20 +77,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "x", encoding="utf-8") as file:
             file.write(text)
-        cli.tell(f"wrote {path}")
+        program.tell(f"wrote {path}")
     prepare = ["python", "-m", "popgpt.prepare", "--from-text", args.lines, "--dataset", name]
     prepare += ["--data-dir", args.data_dir] if args.data_dir != "data" else []
     prepare += ["--separator", separator] if separator != "=" else []
     prepare += ["--drop-bad"] if args.drop_bad else []
-    cli.tell(f"the separator is {separator!r}; next:")
+    program.tell(f"the separator is {separator!r}; next:")
     for words in (prepare, *(["python", "-m", f"popgpt.{on}", str(config)] for on in ("explain", "train"))):
-        cli.tell(f"  {shlex.join(words)}")
-    cli.tell(f"  {shlex.join(['python', '-m', 'popgpt.tune', str(space)])}")
+        program.tell(f"  {shlex.join(words)}")
+    program.tell(f"  {shlex.join(['python', '-m', 'popgpt.tune', str(space)])}")
     return 0
 
 
-def _parser() -> cli.Parser:
-    parser = cli.Parser(
+def _parser() -> arguments.Parser:
+    parser = arguments.Parser(
         prog="python -m popgpt.init", description="Write a config and a search space for your own lines."
     )
     parser.add_argument("lines", metavar="LINES", help="text, .csv or .parquet (columns prompt, answer)")
@@ -150,4 +150,4 @@ def files_of(name: str, data_dir: str, file: str, sizes: Sizes) -> tuple[str, st
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    program.run(main)

@@ -14,7 +14,8 @@ from popgpt.data.dataset import Dataset, check_options, dataset_path, open_datas
 from popgpt.data.meta import SPLITS, Meta
 from popgpt.data.own_lines import Contents, TextLines, find_repeats, numbered, read_file, usable_lines
 from popgpt.tasks.base import Source
-from popgpt.terminal.cli import Parser, parameters_help, run, tell
+from popgpt.terminal.arguments import Parser, parameters_help
+from popgpt.terminal.program import run, tell
 from popgpt.text.errors import UserError, named
 
 _HELD_OUT = 2000

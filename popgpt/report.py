@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from popgpt.terminal import cli
+from popgpt.terminal import arguments, program
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write OUT/report.html and OUT/report.md from OUT/sweep.json. Raises UserError where there is none."""
-    parser = cli.Parser(
+    parser = arguments.Parser(
         prog="python -m popgpt.report",
         description="Make report.html and report.md of a sweep, ended or not, from its sweep.json.",
     )
@@ -20,8 +20,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from popgpt.sweep.report.files import HTML, write_report
 
     write_report(out_dir)
-    cli.tell(f"report: {out_dir / HTML}")
+    program.tell(f"report: {out_dir / HTML}")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    program.run(main)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
-from popgpt.terminal import cli
+from popgpt.terminal import arguments, program
 from popgpt.text.errors import UserError, shortened
 from popgpt.text.printable import printable
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments. Whatever is none of the options is a prompt, so `-5+3=` is one."""
-    parser = cli.Parser(prog="python -m popgpt.sample", description="Complete prompts with a trained run.")
+    parser = arguments.Parser(prog="python -m popgpt.sample", description="Complete prompts with a trained run.")
     parser.add_argument(
         "run", metavar="RUN_DIR", help="folder of a run or a sweep, or a checkpoint file, by path or URI"
     )
@@ -113,7 +113,7 @@ def _show(prompts: Sequence[str], called: Sequence[str], complete: Complete) -> 
             print(printable(found, keep="\t") if sys.stdout.isatty() else found)
         else:
             sys.stdout.flush()
-            cli.say(f"error: {name}: {found}")
+            program.say(f"error: {name}: {found}")
             code = 2
     sys.stdout.flush()
     return code
@@ -188,4 +188,4 @@ def _talk(complete: Complete) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    program.run(main)

@@ -7,14 +7,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from popgpt.storage.folder import Folder, absolute
-from popgpt.terminal import cli
+from popgpt.terminal import arguments, program
 from popgpt.text.errors import UserError
 from popgpt.text.redaction import one_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says. Returns the exit code."""
-    parser = cli.Parser(prog="python -m popgpt.track", description="What MLflow has of your runs.")
+    parser = arguments.Parser(prog="python -m popgpt.track", description="What MLflow has of your runs.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     sending = commands.add_parser("sync", help="send MLflow what it lacks of a run or a sweep; may be repeated")
     sending.add_argument("folder", metavar="RUN_DIR", help="out_dir of a run or of a sweep")
@@ -56,7 +56,7 @@ def sync(where: str | Path) -> None:
                     raise UserError(f"{folder.where} is in use: its run is going on, and sends what it logs itself")
                 with local_outcome(run.folder) as files:
                     line = send(mlflow, run, files) if free else "is going on, left alone"
-            cli.tell(f"run {name}: {line}")
+            program.tell(f"run {name}: {line}")
             parent = parent or run.identity.ids["mlflow"]
 
 
@@ -76,4 +76,4 @@ def locked(folder: Folder) -> Iterator[bool]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    program.run(main)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from popgpt.config import Config, load_config
 from popgpt.metrics.row import Row, RunResult
-from popgpt.terminal import cli
+from popgpt.terminal import arguments, program
 from popgpt.text.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ Fit = Callable[["Dataset", Callable[[Row], None], Callable[[], bool]], RunResult
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train as the command line says. Returns the exit code."""
-    parser = cli.config_parser("train", "Train one run, on Ray's workers or, with --local, in this process.")
+    parser = arguments.config_parser("train", "Train one run, on Ray's workers or, with --local, in this process.")
     parser.add_argument("--workers", metavar="N|MIN:MAX", help="the same as workers=N, or min_workers=MIN workers=MAX")
     parser.add_argument("--local", action="store_true", help="train in this process, without Ray")
     args = parser.parse_intermixed_args(argv)
-    config = cli.absolute(load_config(args.config, [*args.overrides, *worker_words(args.workers)]))
+    config = arguments.absolute(load_config(args.config, [*args.overrides, *worker_words(args.workers)]))
     if args.local and config.workers > 1:
         raise UserError(f"--local is one process; workers={config.workers} needs Ray: leave out --local")
     result = train(config, args.local)
@@ -178,9 +178,9 @@ def print_result(config: Config, result: RunResult) -> None:
         print(f"stopped at iteration {result['last_iteration']}; the same command goes on")
     if "exact_match" in result:
         print(f"best on the validation split, at iteration {result['iteration']}: {describe_scores(result)}")
-        cli.tell(f"checkpoint: {result['checkpoint']}")
-        cli.tell(f"next: python -m popgpt.evaluate {shlex.quote(config.out_dir)} --split test")
+        program.tell(f"checkpoint: {result['checkpoint']}")
+        program.tell(f"next: python -m popgpt.evaluate {shlex.quote(config.out_dir)} --split test")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    program.run(main)

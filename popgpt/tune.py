@@ -6,17 +6,17 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from popgpt.terminal import cli
+from popgpt.terminal import arguments, program
 
 logger = logging.getLogger("popgpt")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Sweep as the command line says. Returns the exit code."""
-    parser = cli.Parser(
+    parser = arguments.Parser(
         prog="python -m popgpt.tune",
         description="Find the best configuration of a search space with Ray Tune and ASHA.",
-        epilog=cli.parameters_help(),
+        epilog=arguments.parameters_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("space", help="YAML file of the search space")
@@ -45,4 +45,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    program.run(main)

@@ -26,7 +26,7 @@ def deafen() -> None:
 
 def test_what_starts_pytest_changes_nothing() -> None:
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    told = ["tests/terminal/test_cli.py::test_a_signal_ends_quietly_with_its_exit_code", "tests/test_docs.py"]
+    told = ["tests/terminal/test_program.py::test_a_signal_ends_quietly_with_its_exit_code", "tests/test_docs.py"]
     done = subprocess.run(
         [*words, *told], cwd=ROOT, env={**os.environ, **HOSTILE}, preexec_fn=deafen, capture_output=True, text=True
     )

@@ -31,7 +31,7 @@ import yaml
 
 from popgpt.config import load_config, read_yaml
 from popgpt.sweep.space import load_sweep
-from popgpt.terminal import cli
+from popgpt.terminal import program
 from popgpt.text.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -184,7 +184,7 @@ def run_here(command: str) -> str:
         return run_shell(command)
     printed = io.StringIO()
     given = io.TextIOWrapper(io.BytesIO(run_shell(match["before"]).encode())) if match["before"] else sys.stdin
-    logger, shown = logging.getLogger("popgpt"), cli._StderrHandler()
+    logger, shown = logging.getLogger("popgpt"), program._StderrHandler()
     logger.addHandler(shown)
     logger.setLevel(logging.INFO)
     stdin, sys.stdin = sys.stdin, given

@@ -38,7 +38,7 @@ def test_another_form_of_a_prompt_that_was_learned_was_seen(here: Path, capsys: 
     scores = json.loads(capsys.readouterr().out)
     assert (scores["seen_in_training"], scores["unseen"]["exact_match_n"]) == (5, 2)
     evaluate.main(["out", "--file", "lines.txt"])
-    assert "5 of these prompts are in the training split, themselves or in an equal form" in capsys.readouterr().out
+    assert "5 of these prompts are in the training split, themselves or in the same" in capsys.readouterr().out
 
 
 def test_another_dataset_is_named_where_it_was_opened(here: Path) -> None:

@@ -327,13 +327,13 @@ def proxy(mlflow_port: int) -> Iterator[Proxy]:
 UNHURRIED = """
 import time
 from popgpt import train
-from popgpt.terminal import cli, progress
+from popgpt.terminal import program, progress
 show = progress.TrainingProgress.__call__
 def pause_and_show(self, row):
     time.sleep(0.025)
     show(self, row)
 progress.TrainingProgress.__call__ = pause_and_show
-cli.run(train.main)
+program.run(train.main)
 """
 
 

@@ -17,7 +17,7 @@ from popgpt import evaluate, sample, tracking, train
 from popgpt.config import Config, load_config
 from popgpt.data.dataset import Dataset, ensure_dataset
 from popgpt.storage.folder import Folder
-from popgpt.terminal import cli
+from popgpt.terminal import arguments
 from popgpt.text.errors import UserError
 from popgpt.training import checkpoint, folder
 from popgpt.training.loop import fit
@@ -172,7 +172,7 @@ def test_a_run_that_is_completed_while_its_command_starts(
     here: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
 ) -> None:
     """Workers of a driver that was killed leave what it would have left; another command's run is not written over."""
-    config = cli.absolute(load_config("tiny.yaml", ["device=cpu"]))
+    config = arguments.absolute(load_config("tiny.yaml", ["device=cpu"]))
     ready, alone = ensure_dataset(config), World(torch.device("cpu"))
     if begun:
         folder.write_config(config)
@@ -268,7 +268,7 @@ def test_what_does_not_go_together_is_refused(here: Path) -> None:
 SIGNALLED = """
 import signal
 from popgpt import train
-from popgpt.terminal import cli
+from popgpt.terminal import arguments, program
 from popgpt.training.writer import RunWriter
 
 log = RunWriter.log
@@ -279,7 +279,7 @@ def log_and_stop(writer, row):
         signal.raise_signal({number})
 
 RunWriter.log = log_and_stop
-cli.run(train.main)
+program.run(train.main)
 """
 
 

@@ -15,7 +15,7 @@ from popgpt.config.names import ALIASES, FOREIGN, nearest_name
 from popgpt.config.schema import Config
 from popgpt.config.yaml12 import parse_value, read_yaml
 from popgpt.tasks.registry import task_fields, task_name
-from popgpt.text.errors import MOST_TOLD, UserError, named, shortened, told_together
+from popgpt.text.errors import MOST_TOLD, UserError, combine_errors, named, shortened
 
 COMMAND_LINE = "command line"
 
@@ -80,7 +80,7 @@ def make_config(values: Mapping[str, Any], source: str = "config", typed: Iterab
         for e in errors[:MOST_TOLD]:
             names, foreign = _names_for(e, values.get("task"))
             lines.append(explain_error(e, names, COMMAND_LINE if typed & _blamed(e) else source, foreign))
-        raise told_together(lines, len(errors[MOST_TOLD:])) from None
+        raise combine_errors(lines, len(errors[MOST_TOLD:])) from None
 
 
 def _blamed(error: Mapping[str, Any]) -> set[str]:

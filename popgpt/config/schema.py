@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from popgpt.config.derived import with_derived
 from popgpt.config.roles import Role, role_of
-from popgpt.config.types import FASTEST, LONGEST, MOST, Count, Probability, Rows, Seed, Width, Workers
+from popgpt.config.types import FASTEST, LONGEST, MOST, Count, Probability, RowCount, Seed, Width, Workers
 from popgpt.metrics.metric import MetricName
 from popgpt.tasks.base import Task
 from popgpt.tasks.registry import DEFAULT_TASK, make_task
@@ -95,8 +95,8 @@ class RowOptions(BaseModel):
 class BatchOptions(BaseModel):
     """How many rows an iteration takes."""
 
-    batch_size: Rows = Field(128, description="rows of a micro-step")
-    gradient_accumulation_steps: Rows = Field(1, description="micro-steps of an iteration, over all workers")
+    batch_size: RowCount = Field(128, description="rows of a micro-step")
+    gradient_accumulation_steps: RowCount = Field(1, description="micro-steps of an iteration, over all workers")
 
 
 class ModelOptions(BaseModel):

@@ -186,7 +186,7 @@ def derived(
     found = ranking.summary(trials, metric, ranked[0]["id"] if ranked and ended else None)
     again = ranking.summary(repeats, metric)
     found["iterations"] += again["iterations"]
-    found |= {"finalists": ranking.plain(ranked)} if ranked else {}
+    found |= {"finalists": ranking.json_safe(ranked)} if ranked else {}
     return found | ({"repeats": again["trials"]} if repeats else {})
 
 

@@ -43,7 +43,7 @@ class Placement:
 
 
 def place(
-    asked: schema.Resources,
+    asked: schema.TrialResources,
     has: session.Resources,
     workers: int,
     device: str,
@@ -68,7 +68,7 @@ def place(
     return Placement(workers, cpus, gpus, _at_once(asked, has, workers, cpus, gpus), share)
 
 
-def shares_gpus(asked: schema.Resources, has: session.Resources, workers: int, device: str, trials: int) -> bool:
+def shares_gpus(asked: schema.TrialResources, has: session.Resources, workers: int, device: str, trials: int) -> bool:
     """Whether a GPU has several trials, were they small enough: whether their memory is worth a probe."""
     small = GpuMemory(total=2**60, context=0, peak=1)
     return 0 < place(asked, has, workers, device, trials, small).gpus < 1
@@ -87,7 +87,7 @@ def too_tight(placement: Placement, memory: GpuMemory | None) -> str | None:
 
 
 def _gpus(
-    asked: schema.Resources, has: session.Resources, workers: int, together: int, device: str, fits: int
+    asked: schema.TrialResources, has: session.Resources, workers: int, together: int, device: str, fits: int
 ) -> float:
     """The GPUs of a trial. `fits`: trials whose memory one GPU holds.
 
@@ -105,7 +105,7 @@ def _gpus(
     return math.floor(1e4 / sharing) / 1e4 if sharing > 1 else 1  # Ray counts ten thousandths
 
 
-def _cpus(asked: schema.Resources, has: session.Resources, workers: int, together: int, gpus: float) -> float:
+def _cpus(asked: schema.TrialResources, has: session.Resources, workers: int, together: int, gpus: float) -> float:
     """The cores of a trial: by `auto` one for each worker, and here as many as those that run at once leave each."""
     if asked.cpus_per_trial != "auto":
         return asked.cpus_per_trial
@@ -123,7 +123,7 @@ def _on_gpus(has: session.Resources, gpus: float) -> int:
 
 
 def _check(
-    asked: schema.Resources, has: session.Resources, workers: int, device: str, cpus: float, gpus: float
+    asked: schema.TrialResources, has: session.Resources, workers: int, device: str, cpus: float, gpus: float
 ) -> None:
     """Refuse what can't be: a GPU that isn't given, one that workers would share, more than there is."""
     if device == "cuda" and not gpus:
@@ -142,7 +142,9 @@ def _check(
             )
 
 
-def _at_once(asked: schema.Resources, has: session.Resources, workers: int, cpus: float, gpus: float) -> int | None:
+def _at_once(
+    asked: schema.TrialResources, has: session.Resources, workers: int, cpus: float, gpus: float
+) -> int | None:
     """How many trials run at once; None: as many as Ray places.
 
     On this machine as many as it holds. A cluster may grow: trials of one worker wait for their place by themselves;

@@ -14,7 +14,7 @@ from popgpt.sweep import journal, ranking, tables
 from popgpt.sweep.events import Status
 from popgpt.sweep.record import Record
 from popgpt.sweep.report.files import HTML
-from popgpt.terminal import cli
+from popgpt.terminal import program
 from popgpt.terminal.progress import describe_exact_match
 
 LINES_BELOW = 14  # printed under the table of the trials, at most
@@ -33,8 +33,8 @@ def print_result(record: Record, out_dir: Path, winner: Row | None, seconds: flo
     if winner:
         print_winner(record, out_dir / "best", winner, prompt)
     if (out_dir / HTML).exists():
-        cli.tell(f"report: {out_dir / HTML}")
-    cli.tell(f"compare the runs: {tracking.ui_command()}")
+        program.tell(f"report: {out_dir / HTML}")
+    program.tell(f"compare the runs: {tracking.ui_command()}")
 
 
 def print_trials(record: Record, out_dir: Path) -> None:
@@ -46,7 +46,7 @@ def print_trials(record: Record, out_dir: Path) -> None:
     if console.is_terminal:
         console.print(*tables.cropped(ranked, metric, console, max(10, console.height - LINES_BELOW)), sep="\n")
         if len(ranked) > console.height - LINES_BELOW:
-            cli.tell(f"all trials: {out_dir / journal.FILE}")
+            program.tell(f"all trials: {out_dir / journal.FILE}")
         for line in tables.describe_failures(record.runs.values(), console.width):
             print(line)
     else:
@@ -65,9 +65,9 @@ def print_winner(record: Record, best: Path, winner: Row, prompt: str) -> None:
     means = "" if not record.finalists else f" by the mean of {seeds} seeds" if seeds > 1 else " among the finalists"
     own = f"; this is the run of seed {winner['seed']}, the trial's own" if record.finalists else ""
     print(f"  chosen on the validation split{means}, scored once on the test split{own}")
-    cli.tell(f"checkpoint: {best / 'ckpt.pt'}")
-    cli.tell(f"train it again: python -m popgpt.train {shlex.quote(str(best / 'config.yaml'))} out_dir=out/again")
-    cli.tell(f"ask it: python -m popgpt.sample {shlex.quote(str(best))} {shlex.quote(prompt)}")
+    program.tell(f"checkpoint: {best / 'ckpt.pt'}")
+    program.tell(f"train it again: python -m popgpt.train {shlex.quote(str(best / 'config.yaml'))} out_dir=out/again")
+    program.tell(f"ask it: python -m popgpt.sample {shlex.quote(str(best))} {shlex.quote(prompt)}")
 
 
 def example_prompt(dataset: Dataset, block_size: int) -> str:

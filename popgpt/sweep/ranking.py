@@ -49,7 +49,7 @@ def summary(trials: Sequence[Trial], metric: str, winner: str | None = None) -> 
         "iterations": sum(entry["iterations"] for entry in entries),
         "trials": entries,
     }
-    found: dict[str, Any] = plain(content)
+    found: dict[str, Any] = json_safe(content)
     return found
 
 
@@ -72,10 +72,10 @@ def iterations(trial: Trial) -> int:
     return max((int(row["iteration"]) for row in trial["metrics"]), default=0)
 
 
-def plain(value: Any) -> Any:
+def json_safe(value: Any) -> Any:
     """Return `value` as JSON takes it: a number that is not finite is None."""
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: json_safe(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [json_safe(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -14,7 +14,7 @@ from popgpt.metrics.row import Row
 from popgpt.sweep import finals, journal, ranking, search
 from popgpt.sweep.events import OPEN, Ended, Event, Failed, Paused, Reported, Started, Status
 from popgpt.sweep.schema import Sweep, SweepFile
-from popgpt.terminal import cli
+from popgpt.terminal import arguments
 from popgpt.text.errors import UserError, shortened
 
 FILE = journal.FILE
@@ -215,7 +215,7 @@ class Record:
                 journal.change_asha(self.asha, other, dict(change))
         run = self.runs[name]
         changed = {key: run[key] for key in ("id", "config", "status", "reason")}
-        line = {"after": self._written, **changed, "rows": ranking.plain(rows), "asha": asha}
+        line = {"after": self._written, **changed, "rows": ranking.json_safe(rows), "asha": asha}
         journal.append(out_dir, line, sync=not rows)
 
 
@@ -227,7 +227,7 @@ def trial_folder(out_dir: Path, name: str) -> Path:
 def trial_config(record: Record, out_dir: Path, name: str) -> Config:
     """Return the config of a trial, which trains in its own folder."""
     config = record.sweep.config(record.runs[name]["config"])
-    return cli.absolute(config.model_copy(update={"out_dir": str(trial_folder(out_dir, name))}))
+    return arguments.absolute(config.model_copy(update={"out_dir": str(trial_folder(out_dir, name))}))
 
 
 def _new(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:

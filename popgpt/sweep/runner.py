@@ -28,7 +28,7 @@ from popgpt.sweep.report.files import write_report_or_warn
 from popgpt.sweep.schema import Sweep
 from popgpt.sweep.tracker import SweepTracker
 from popgpt.sweep.winner import score_winner
-from popgpt.terminal import cli
+from popgpt.terminal import arguments
 from popgpt.terminal.progress import waiting, waiting_for
 from popgpt.text.errors import UserError
 from popgpt.training import folder
@@ -47,7 +47,7 @@ def run_sweep(sweep: Sweep, resume: bool, force: bool, retry_failed: bool) -> in
     out_dir = Path(sweep.out_dir).resolve()
     record = open_record(sweep, out_dir, resume, force, retry_failed)
     folder.check_place(Folder(out_dir))
-    base = cli.absolute(sweep.config())
+    base = arguments.absolute(sweep.config())
     with waiting("preparing the dataset"):
         dataset = ensure_dataset(base)
     check_some_can_run(record, dataset)
@@ -184,14 +184,14 @@ def make_placement(record: Record, resources: session.Resources) -> Callable[[in
     demands, count = _demands(record, resources), len(record.trials)
     if record.gpu is None and shares_gpus(*demands, count):
         config = largest([record.sweep.config(parameters) for parameters in record.drawn])
-        record.gpu = trials.probe_gpu(cli.absolute(config))
+        record.gpu = trials.probe_gpu(arguments.absolute(config))
     memory = GpuMemory(**record.gpu) if record.gpu else None
     if warning := too_tight(place(*demands, count, memory), memory):
         logger.warning("%s", warning)
     return lambda count: place(*demands, count, memory)
 
 
-def _demands(record: Record, has: session.Resources) -> tuple[schema.Resources, session.Resources, int, str]:
+def _demands(record: Record, has: session.Resources) -> tuple[schema.TrialResources, session.Resources, int, str]:
     """Return the first arguments of `place`, which do not depend on the number of trials."""
     base = record.sweep.config()
     return record.sweep.resources, has, base.workers, base.device

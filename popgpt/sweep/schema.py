@@ -55,7 +55,7 @@ class Asha(BaseModel):
     )
 
 
-class Resources(BaseModel):
+class TrialResources(BaseModel):
     """What one trial reserves, all its workers together."""
 
     model_config = _STRICT
@@ -97,7 +97,7 @@ class SweepFile(BaseModel):
     finalist_seeds: Annotated[int, Field(ge=0, le=MOST_SEEDS)] = Field(
         default=2, description="more seeds of each finalist; the best mean wins; 0: each with its own seed only"
     )
-    resources: Resources = Field(default=Resources(), description="of one trial")
+    resources: TrialResources = Field(default=TrialResources(), description="of one trial")
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Sweep:
     seed: int
     asha: Asha | None
     max_t: int
-    resources: Resources
+    resources: TrialResources
     finalists: int
     finalist_seeds: int
     search: str

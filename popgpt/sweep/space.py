@@ -32,8 +32,8 @@ from popgpt.config import (
 from popgpt.config import where_from as config_where_from
 from popgpt.sweep.domain import KINDS, Domain, check_value, read_domain
 from popgpt.sweep.draws import largest, trial_key
-from popgpt.sweep.schema import MOST_TRIALS, OTHER_KEYS, Asha, Resources, Sweep, SweepFile, rungs
-from popgpt.text.errors import MOST_TOLD, Mistakes, UserError, named, shortened, told_together
+from popgpt.sweep.schema import MOST_TRIALS, OTHER_KEYS, Asha, Sweep, SweepFile, TrialResources, rungs
+from popgpt.text.errors import MOST_TOLD, Mistakes, UserError, combine_errors, named, shortened
 
 
 def load_sweep(path: str | Path, overrides: Iterable[str] = ()) -> Sweep:
@@ -130,7 +130,7 @@ def _overlay_space(given: Mapping[str, Any], domains: Mapping[str, Any], replace
 
 
 def _override_fields() -> dict[str, FieldInfo]:
-    nested = {"asha": Asha.model_fields, "resources": Resources.model_fields, "config": Config.model_fields}
+    nested = {"asha": Asha.model_fields, "resources": TrialResources.model_fields, "config": Config.model_fields}
     dotted = {f"{part}.{key}": field for part, fields in nested.items() for key, field in fields.items()}
     return {**Config.model_fields, **dotted, **SweepFile.model_fields}
 
@@ -171,10 +171,10 @@ def _validate(raw: dict[str, Any], source: str) -> SweepFile:
             if lines and str(e["loc"][-1]).startswith("literal"):  # a number or auto: the number's error came before
                 lines[-1] += f" or {e['ctx']['expected']}"
                 continue
-            nested = {"asha": Asha.model_fields, "resources": Resources.model_fields}
+            nested = {"asha": Asha.model_fields, "resources": TrialResources.model_fields}
             fields = nested.get(str(e["loc"][0]), {}) if len(e["loc"]) > 1 else SweepFile.model_fields
             lines.append(explain_error(e, fields, source, OTHER_KEYS))
-        raise told_together(lines, len(errors[MOST_TOLD:])) from None
+        raise combine_errors(lines, len(errors[MOST_TOLD:])) from None
 
 
 def _replaced(run: Mapping[str, Any]) -> set[str]:

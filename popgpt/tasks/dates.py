@@ -59,6 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from popgpt.terminal.cli import run
+    from popgpt.terminal.program import run
 
     run(main)

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from popgpt.config import Config
 from popgpt.metrics.row import Row
-from popgpt.terminal import cli
+from popgpt.terminal import program
 
 T = TypeVar("T")
 PATIENCE = 2.0  # seconds after which a wait is said
@@ -63,7 +63,7 @@ def waiting(what: str, after: float = PATIENCE) -> Iterator[None]:
 
     def tell() -> None:
         if not ended.wait(after):
-            cli.say(f"{what} ...")
+            program.say(f"{what} ...")
 
     teller = threading.Thread(target=tell, name="waiting", daemon=True)
     teller.start()

@@ -14,7 +14,7 @@ class UserError(Exception):
     """What the user can mend. The message is one line that names what is wrong and what would be right."""
 
 
-def told_together(lines: Iterable[str], more: int = 0) -> UserError:
+def combine_errors(lines: Iterable[str], more: int = 0) -> UserError:
     """Return one error for several mistakes, a line each. Of many it tells the first, and how many more there are."""
     seen = list(dict.fromkeys(line for part in lines for line in part.splitlines()))
     untold = len(seen[MOST_TOLD:]) + more
@@ -43,7 +43,7 @@ class Mistakes:
     def tell(self) -> None:
         """Raise UserError if there were mistakes."""
         if self._lines:
-            raise told_together(self._lines)
+            raise combine_errors(self._lines)
 
 
 def shortened(value: Any) -> str:

@@ -28,7 +28,6 @@ METRICS = "metrics.jsonl"
 RESULT = "result.json"
 ERROR = "error.txt"
 MARK = ".mark"
-SWEEP = "sweep.json"  # only in a sweep's folder
 DRIVER_LOCK = ".driver.lock"
 WRITER_LOCK = ".lock"
 SWEEP = "sweep.json"  # in the folder of a sweep, whose winner's run is in best/

@@ -179,7 +179,7 @@ KILLED = """
 import os, signal, sys
 import pyarrow
 from popgpt import prepare
-from popgpt.terminal import cli
+from popgpt.terminal import program
 
 awaited, opened = sys.argv.pop(1), pyarrow.OSFile
 
@@ -191,7 +191,7 @@ def begun(path, mode):
     return file
 
 pyarrow.OSFile = begun
-cli.run(prepare.main)
+program.run(prepare.main)
 """
 
 

@@ -12,7 +12,7 @@ from pyarrow.fs import LocalFileSystem
 from popgpt.config import load_config
 from popgpt.storage.folder import FULL, Folder, LineFile, merge_pieces, parse_json
 from popgpt.storage.stores import StoreError, describe_complaint
-from popgpt.terminal.cli import absolute
+from popgpt.terminal.arguments import absolute
 from popgpt.text.errors import UserError
 from tests.s3 import Server
 

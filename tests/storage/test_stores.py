@@ -17,7 +17,7 @@ from popgpt import train
 from popgpt.config import Config
 from popgpt.storage import stores
 from popgpt.storage.folder import Folder
-from popgpt.terminal import cli
+from popgpt.terminal import arguments
 from popgpt.text.errors import UserError
 from popgpt.training import folder
 from tests import s3
@@ -173,7 +173,7 @@ def test_two_workers_train_into_a_store(
     with pytest.raises(UserError, match=rf"^out_dir={re.escape(store + query)} holds a finished run: "):
         train.main(words)
     alone = tiny(workers=1)
-    train.train(cli.absolute(alone), local=True)
+    train.train(arguments.absolute(alone), local=True)
     rows, ours = ([row["train_loss"] for row in logged(config)] for config in (alone, tiny(out_dir=store + query)))
     assert rows == pytest.approx(ours, rel=1e-5)
     capsys.readouterr()

@@ -29,7 +29,7 @@ def cluster(cpus: float, gpus: float = 0, grows: bool = False) -> session.Resour
 
 def placed(has: session.Resources, workers: int, trials: int, device: str = "auto", **asked: Any) -> Placement:
     memory = asked.pop("memory", None)
-    return place(schema.Resources(**asked), has, workers, device, trials, memory)
+    return place(schema.TrialResources(**asked), has, workers, device, trials, memory)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_what_cannot_be_placed_is_refused(
 
 def test_memory_is_worth_a_probe_only_where_a_gpu_may_be_shared() -> None:
     def shared(has: session.Resources, workers: int = 1, trials: int = 8, device: str = "auto", **asked: Any) -> bool:
-        return shares_gpus(schema.Resources(**asked), has, workers, device, trials)
+        return shares_gpus(schema.TrialResources(**asked), has, workers, device, trials)
 
     assert shared(here(8, 1))
     assert not shared(here(8, 8))

@@ -13,7 +13,7 @@ from rich.console import Console
 from popgpt.sweep.events import Ended, Started
 from popgpt.sweep.progress import SweepProgress, describe_budget
 from tests.sweep.test_tables import SPACES, sweep
-from tests.terminal.test_cli import Broken
+from tests.terminal.test_program import Broken
 
 
 def record_of(trials: list[Any]) -> Any:

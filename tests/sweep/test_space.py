@@ -14,7 +14,7 @@ from popgpt.sweep.domain import Domain
 from popgpt.sweep.draws import sample
 from popgpt.sweep.events import Ended, Reported
 from popgpt.sweep.record import Record
-from popgpt.sweep.schema import Asha, Resources, Sweep, rungs
+from popgpt.sweep.schema import Asha, Sweep, TrialResources, rungs
 from popgpt.sweep.space import load_sweep, warnings
 from popgpt.text.errors import UserError
 
@@ -48,7 +48,7 @@ def test_a_sweep_is_read_with_its_defaults(write: Any) -> None:
     assert sweep.asha == Asha(grace_period=100, reduction_factor=3, brackets=1)
     assert sweep.max_t == 900
     assert (sweep.finalists, sweep.finalist_seeds) == (3, 2)
-    assert sweep.resources == Resources(cpus_per_trial="auto", gpus_per_trial="auto", max_concurrent="auto")
+    assert sweep.resources == TrialResources(cpus_per_trial="auto", gpus_per_trial="auto", max_concurrent="auto")
 
 
 def test_overrides_reach_the_sweep_or_the_base(write: Any) -> None:
@@ -276,7 +276,7 @@ def test_what_is_drawn_makes_a_config(widths: list[int], seed: int) -> None:
 
 def _sweep(space: dict[str, Domain], seed: int) -> Sweep:
     return Sweep(
-        "s", {"min_lr": 0.0}, space, (), "exact_match", 3, "o", seed, Asha(), 1000, Resources(), 0, 2, "random"
+        "s", {"min_lr": 0.0}, space, (), "exact_match", 3, "o", seed, Asha(), 1000, TrialResources(), 0, 2, "random"
     )
 
 

@@ -16,7 +16,7 @@ from popgpt.sweep.space import load_sweep
 from popgpt.tasks.dates import Dates
 from popgpt.tasks.registry import find_task, make_task, task_names
 from popgpt.tasks.reverse import Reverse
-from popgpt.terminal.cli import parameters_help
+from popgpt.terminal.arguments import parameters_help
 from popgpt.text.errors import UserError
 from popgpt.tracking.identity import params_of
 

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
-from popgpt.terminal import cli
+from popgpt.terminal import program
 from popgpt.text.redaction import one_line, redact_uri, redacted, secrets, without_secrets
 
 ADDRESSES = [
@@ -71,7 +71,7 @@ def test_a_text_shows_no_secret_of_the_environment(name: str, value: str, monkey
 
 
 def test_what_an_entry_point_says_holds_none(capsys: pytest.CaptureFixture[str]) -> None:
-    cli.say("error: the Ray at ray://user:CANARY@host:10001 cannot be joined")
+    program.say("error: the Ray at ray://user:CANARY@host:10001 cannot be joined")
     assert capsys.readouterr().err == "error: the Ray at ray://user:***@host:10001 cannot be joined\n"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from popgpt.sweep.report.findings import shown
+from popgpt.sweep.report.findings import as_text
 
 Label = Callable[[Any], str]
 
@@ -20,12 +20,12 @@ class Axis:
     low: float = 0.0
     high: float = 1.0
     values: tuple[str, ...] = ()
-    label: Label = shown
+    label: Label = as_text
 
     def at(self, value: Any) -> float:
         """Where a value stands."""
         if self.kind == "choice":
-            return (self.values.index(shown(value)) + 0.5) / len(self.values)
+            return (self.values.index(as_text(value)) + 0.5) / len(self.values)
         if self.kind == "log":
             return math.log(value / self.low) / math.log(self.high / self.low)
         return float(value - self.low) / (self.high - self.low)
@@ -70,12 +70,12 @@ def parameter_axis(domain: Mapping[str, Any] | None, values: Iterable[Any]) -> A
     drawn = list(values)
     ranged = kind in ("uniform", "loguniform", "randint")
     whole = [*given, *drawn] if kind != "divisors_of" else drawn
-    different = {shown(value) for value in whole}
+    different = {as_text(value) for value in whole}
     if not all(_is_number(value) for value in whole) or (not ranged and len(different) <= 8):
         return Axis("choice", values=tuple(_in_order(whole)))
     low, high = min(whole), max(whole)
     if low == high:
-        return Axis("choice", values=(shown(low),))
+        return Axis("choice", values=(as_text(low),))
     return Axis(
         "log" if low > 0 and (kind == "loguniform" or (not ranged and high >= 8 * low)) else "linear", low, high
     )
@@ -88,7 +88,7 @@ def _is_number(value: Any) -> bool:
 def _in_order(values: Sequence[Any]) -> list[str]:
     """Each different value by name: numbers ascending, others as they come."""
     ordered = sorted(values) if all(_is_number(value) for value in values) else values
-    return list(dict.fromkeys(map(shown, ordered)))
+    return list(dict.fromkeys(map(as_text, ordered)))
 
 
 def score_axis(values: Iterable[float], label: Label, share: bool, from_zero: bool = True) -> Axis:

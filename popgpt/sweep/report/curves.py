@@ -35,7 +35,7 @@ def _finite(row: Mapping[str, Any], metric: str) -> bool:
 
 def describe(trial: Trial) -> str:
     """A trial in a line."""
-    values = ", ".join(f"{name}={findings.shown(value)}" for name, value in trial["config"].items())
+    values = ", ".join(f"{name}={findings.as_text(value)}" for name, value in trial["config"].items())
     return f"trial {trial['id']} ({values}), {trial['status']} at iteration {iterations(trial):,}"
 
 

@@ -178,7 +178,7 @@ def slice_of(view: Scene, name: str) -> str:
     for trial in sorted(trials, key=lambda t: (view.is_best(t), t["id"] in near)):
         best = view.is_best(trial)
         role = "winner" if best else "near" if trial["id"] in near else "far"
-        words = f"trial {trial['id']}: {name}={findings.shown(trial['config'][name])}, {view.shown_score(trial)}"
+        words = f"trial {trial['id']}: {name}={findings.as_text(trial['config'][name])}, {view.shown_score(trial)}"
         x = left + across[trial["id"]] * (right - left)
         y = bottom - view.score.at(view.level.scores[trial["id"]]) * (bottom - top)
         title = tag("title", html.escape(words))
@@ -210,7 +210,7 @@ def _apart(axis: Axis, one: Trial, other: Trial, name: str) -> float:
     if name not in one["config"] or name not in other["config"]:
         return float((name in one["config"]) != (name in other["config"]))
     if axis.kind == "choice":
-        return float(findings.shown(one["config"][name]) != findings.shown(other["config"][name]))
+        return float(findings.as_text(one["config"][name]) != findings.as_text(other["config"][name]))
     return abs(axis.at(one["config"][name]) - axis.at(other["config"][name]))
 
 

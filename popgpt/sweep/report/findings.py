@@ -304,7 +304,7 @@ def shown_score(row: Mapping[str, Any], metric: str) -> str:
     return f"{value} ({percent(row['exact_match_low'])} to {percent(row['exact_match_high'])})"
 
 
-def shown(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A parameter's value as YAML has it, floats to four digits."""
     if isinstance(value, float) and math.isfinite(value):
         return f"{value:.4g}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from popgpt.sweep.report.findings import Content, comparison, shown, swept
+from popgpt.sweep.report.findings import Content, as_text, comparison, swept
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +61,7 @@ def study(content: Content) -> Study:
         return Study(n, None, (), f"Too few to say: {_trials(n)} can be compared; from {FEWEST} on it is tried.")
     trials = [trial for trial in content["trials"] if trial["id"] in level.scores]
     values = {name: [trial["config"].get(name) for trial in trials] for name in swept(content)}
-    varied = [name for name, column in values.items() if len(set(map(shown, column))) > 1]
+    varied = [name for name, column in values.items() if len(set(map(as_text, column))) > 1]
     if not level.varies or not varied:
         same = "score" if varied else "parameters"
         return Study(n, None, (), f"Nothing to explain: all {_trials(n)} have the same {same}.")
@@ -90,8 +90,8 @@ def _column(values: Sequence[Any], drawn: Sequence[bool]) -> list[float]:
     """Numbers as they are, other values by their place in order of appearance; the median where it was not drawn."""
     present = [value for value, there in zip(values, drawn, strict=True) if there]
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in present):
-        place = {word: float(index) for index, word in enumerate(dict.fromkeys(map(shown, present)))}
-        values, present = [place.get(shown(v)) for v in values], [place[shown(v)] for v in present]
+        place = {word: float(index) for index, word in enumerate(dict.fromkeys(map(as_text, present)))}
+        values, present = [place.get(as_text(v)) for v in values], [place[as_text(v)] for v in present]
     middle = sorted(present)[len(present) // 2]
     return [float(value) if there else float(middle) for value, there in zip(values, drawn, strict=True)]
 

@@ -18,12 +18,12 @@ def markdown(content: Content, study: Study, out_dir: str) -> str:
     lead, *rest = findings.answer(content)
     command = findings.command(content, out_dir)
     again = ["## Train the best again", f"```\n{command}\n```"] if command else []
-    parts = [f"# Sweep {plain(name)}", f"**{plain(lead)}**", *map(plain, rest), *again]
+    parts = [f"# Sweep {escaped(name)}", f"**{escaped(lead)}**", *map(escaped, rest), *again]
     parts += [*_finalists(content), *_trials(content), *_importance(content, study), *_compute(content)]
     return "\n\n".join(filter(None, parts)) + "\n\nThe pictures are in report.html.\n"
 
 
-def plain(words: Any) -> str:
+def escaped(words: Any) -> str:
     """Text that Markdown shows as it is, in one line, also inside a table."""
     line = " ".join(str(words).split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -33,7 +33,7 @@ def plain(words: Any) -> str:
 def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table; nothing without rows."""
     lines = [heads, ["---"] * len(heads), *rows] if rows else []
-    return "\n".join(f"| {' | '.join(cell if cell == '---' else plain(cell) for cell in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(cell if cell == '---' else escaped(cell) for cell in line)} |" for line in lines)
 
 
 def _finalists(content: Content) -> list[str]:
@@ -57,7 +57,7 @@ def _trials(content: Content) -> list[str]:
     rows = []
     for number, trial in enumerate(findings.ranked(content), 1):
         row = best_row(trial, metric)
-        values = [findings.shown(trial["config"][name]) if name in trial["config"] else "-" for name in names]
+        values = [findings.as_text(trial["config"][name]) if name in trial["config"] else "-" for name in names]
         status = ": ".join(filter(None, (trial["status"], trial.get("reason"))))
         score = findings.shown_score(row, metric)
         rows.append([number if row else "", trial["id"], *values, score, f"{iterations(trial):,}", status])
@@ -81,7 +81,7 @@ def _importance(content: Content, study: Study) -> list[str]:
         for each in study.parameters
     ]
     heads = ["parameter", "share of the variance (± two standard errors)", "trials that drew it"]
-    return ["## What matters", plain(findings.compared(content, level)), plain(study.note), table(heads, rows)]
+    return ["## What matters", escaped(findings.compared(content, level)), escaped(study.note), table(heads, rows)]
 
 
 def _compute(content: Content) -> list[str]:

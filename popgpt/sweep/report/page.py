@@ -139,7 +139,7 @@ def _trial_row(number: int, trial: Trial, content: Content, names: list[str], ax
             cells.append(tag("td", curves.whisker(row["exact_match"], low, high, axis), class_="spark"))
             cells.append(_td(f"{findings.percent(low)} to {findings.percent(high)}", "words"))
     cells += [_td(f"{iterations(trial):,}"), _td(trial["status"], "words")]
-    cells += [_td(findings.shown(trial["config"][name]) if name in trial["config"] else "-") for name in names]
+    cells += [_td(findings.as_text(trial["config"][name]) if name in trial["config"] else "-") for name in names]
     cells += [_td(findings.shown_value(other, row.get(other))) for other in METRICS if other != metric]
     cells.append(_td(trial.get("reason") or "", "reason"))
     return tag("tr", *cells, class_="winner" if best else None)

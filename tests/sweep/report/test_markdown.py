@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from popgpt.sweep.report.markdown import markdown, plain
+from popgpt.sweep.report.markdown import escaped, markdown
 from tests.sweep.report.contents import DONE, FINALISTS, NOTHING
 
 
@@ -15,4 +15,4 @@ def test_the_text_has_the_numbers_of_the_sweep() -> None:
 
 
 def test_markdown_shows_text_as_it_is() -> None:
-    assert plain("a|b\n_c_ d_e `<x>`") == r"a\|b \_c\_ d_e \`&lt;x&gt;\`"
+    assert escaped("a|b\n_c_ d_e `<x>`") == r"a\|b \_c\_ d_e \`&lt;x&gt;\`"

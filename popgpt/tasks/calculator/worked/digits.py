@@ -68,7 +68,7 @@ def read_operand(
     return Operand(digits, negative), bad
 
 
-def shown(value: int, decimals: int) -> str:
+def decimal_text(value: int, decimals: int) -> str:
     """A number of units of 10**-decimals, as the calculator writes it."""
     digits = str(abs(value)).rjust(decimals + 1, "0")
     whole, part = digits[: len(digits) - decimals], digits[len(digits) - decimals :].rstrip("0")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from popgpt.lines.text import NEWLINE, Text, kinds, prompt_ends
-from popgpt.tasks.calculator.worked.digits import I64, Operand, first_at_or_after, read_operand, shown
+from popgpt.tasks.calculator.worked.digits import I64, Operand, decimal_text, first_at_or_after, read_operand
 from popgpt.tasks.calculator.worked.products import Products
 from popgpt.tasks.calculator.worked.quotients import Quotients, chance_of
 from popgpt.tasks.calculator.worked.sums import Sums
@@ -176,7 +176,7 @@ class WorkedView:
         """The visible answer that a model wrote, its newline left out; None where what it wrote makes no sense."""
         operation, _ = self._parse(prompt)
         value = operation.steps.answer(written)
-        return None if value is None else shown(value, operation.steps.answer_decimals)
+        return None if value is None else decimal_text(value, operation.steps.answer_decimals)
 
     def _parse(self, prompt: str) -> tuple[_Operation, list[int]]:
         """The operation of a prompt, and its operands in units of their last possible decimal."""

@@ -20,10 +20,10 @@ ROW = {"iteration": 1, "train_loss": 1.0, "lines": 8, "train_seconds": 0.1, "lea
 PATIENCE = 600.0
 RUN = """
 import signal, sys, time
-from popgpt.terminal import cli
+from popgpt.terminal import arguments, program
 def main(argv):
     {body}
-cli.run(main)
+program.run(main)
 """
 
 
@@ -65,7 +65,7 @@ def test_what_breaks_while_python_is_taken_down_changes_nothing() -> None:
     [
         ("return 0", 0, ""),
         ("print('told')", 0, ""),
-        ("raise cli.UserError('this\\nthat')", 2, "error: this\nerror: that\n"),
+        ("raise program.UserError('this\\nthat')", 2, "error: this\nerror: that\n"),
         ("open('/nowhere/at/all')", 1, "error: /nowhere/at/all: No such file or directory\n"),
         ("raise OSError('odd')", 1, "error: odd\n"),
         ("raise KeyboardInterrupt", 130, "interrupted\n"),
@@ -80,16 +80,16 @@ def test_an_ending_has_its_exit_code_and_no_traceback(body: str, code: int, said
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("raise cli.UserError(f'{hostile}=1 is unknown')", f"error: {SHOWN}=1 is unknown"),
+        ("raise program.UserError(f'{hostile}=1 is unknown')", f"error: {SHOWN}=1 is unknown"),
         ("open('/nowhere/' + hostile[:6] + chr(10))", rf"error: /nowhere/{SHOWN[:12]}\n: No such"),
         ("open('/nowhere/' + hostile)", f"error: /nowhere/{SHOWN}: cannot be written in ascii; set PYTHONUTF8=1"),
         ("logging.getLogger('popgpt.x').warning('of %s', hostile)", f"warning: of {SHOWN}"),
         (
-            "cli.config_parser('x', '').parse_args(['x', '--' + hostile])",
+            "arguments.config_parser('x', '').parse_args(['x', '--' + hostile])",
             f"x: error: unrecognized arguments: --{SHOWN}",
         ),
         ("print(hostile[-2:] + chr(0xe9), file=sys.stderr)", r"\u202e\udcff\xe9"),
-        ("raise cli.UserError('a' * 2000 + 'z')", "error: aaaa"),
+        ("raise program.UserError('a' * 2000 + 'z')", "error: aaaa"),
     ],
 )
 def test_what_is_said_has_no_control_characters(body: str, said: str) -> None:
@@ -186,8 +186,8 @@ def test_a_signal_after_the_work_does_not_change_the_exit_code(number: signal.Si
 @pytest.mark.parametrize(
     ("ending", "code", "said"),
     [
-        ("raise cli.Stopped", 130, "interrupted\n"),
-        ("raise cli.UserError('x')", 2, "error: x\n"),
+        ("raise program.Stopped", 130, "interrupted\n"),
+        ("raise program.UserError('x')", 2, "error: x\n"),
         ("return 3", 3, ""),
     ],
 )
@@ -201,7 +201,7 @@ def test_a_signal_while_the_outcome_is_told_changes_nothing(
             signal.raise_signal({int(number)})
             return call(*arguments)
         return both
-    cli.say, signal.signal, cli._exit = map(before, (cli.say, signal.signal, cli._exit))
+    program.say, signal.signal, program._exit = map(before, (program.say, signal.signal, program._exit))
     {ending}
     """
     done = ended(body)
@@ -225,10 +225,10 @@ def test_a_second_signal_ends_what_the_first_left_to_do(number: signal.Signals) 
 def test_a_signal_right_before_the_work_is_one_that_ends_it(number: signal.Signals) -> None:
     code = f"""
 import signal
-from popgpt.terminal import cli
+from popgpt.terminal import arguments, program
 heed = signal.signal
 signal.signal = lambda one, handler: (heed(one, handler), one == {int(number)} and signal.raise_signal(one))
-cli.run(lambda argv: 0)
+program.run(lambda argv: 0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (128 + number, "interrupted\n")
@@ -268,7 +268,7 @@ def test_a_full_disk_is_one_line(body: str) -> None:
 def test_errors_that_nobody_reads_keep_their_exit_code() -> None:
     reads, writes = os.pipe()
     os.close(reads)
-    assert ended("raise cli.UserError('x')", stderr=writes).returncode == 2
+    assert ended("raise program.UserError('x')", stderr=writes).returncode == 2
     os.close(writes)
 
 
