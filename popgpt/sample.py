@@ -113,7 +113,8 @@ def _show(prompts: Sequence[str], called: Sequence[str], complete: Complete) -> 
             print(printable(found, keep="\t") if sys.stdout.isatty() else found)
         else:
             sys.stdout.flush()
-            program.say(f"error: {name}: {found}")
+            told = str(found)  # of a view it names the prompt itself
+            program.say(f"error: {told if told.startswith(name) else f'{name}: {told}'}")
             code = 2
     sys.stdout.flush()
     return code

@@ -18,7 +18,6 @@ from popgpt.data.packing import Pattern, pack
 from popgpt.lines.shuffle import derive_key, permute
 from popgpt.lines.text import I64, NEWLINE, Text
 from popgpt.lines.vocabulary import Vocabulary
-from popgpt.tasks.base import Task
 from popgpt.tasks.views import Plain, Reading, View
 from popgpt.text.errors import UserError, shortened
 
@@ -349,7 +348,7 @@ def open_view(config: Config, meta: Meta) -> View:
 
 def line_room(config: Config) -> float:
     """The characters of the longest line that a row holds: any line's in a view with a width of its own."""
-    if config.view not in Task.views:
+    if not isinstance(config.open_view("", config.task.separator), Plain):
         return math.inf
     return config.block_size - int(config.align_to_lines and not config.isolate_lines)
 

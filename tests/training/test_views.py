@@ -176,14 +176,11 @@ def test_a_model_is_asked_in_its_view(learned: Config, capsys: pytest.CaptureFix
         assert work.startswith(question.prompt)
         written = view.answer(prompt.removesuffix("="), work.removeprefix(question.prompt))
         assert visible == f"{prompt.removesuffix('=')}={written}"
-    told = [line.partition(": ")[2] for line in err.splitlines()]
-    assert [line.partition(": ")[0] for line in told] == [
-        "prompt '12+1'",
-        "prompt '1*2'",
-        "prompt 'x'",
-        "prompt '1+2=3'",
-    ]
-    assert "is too wide" in told[0]
+    told = err.splitlines()
+    bad = ["12+1", "1*2", "x", "1+2=3"]
+    assert len(told) == len(bad)
+    assert all(line.startswith(f"error: prompt '{prompt}'") for line, prompt in zip(told, bad, strict=True))
+    assert told[0].startswith("error: prompt '12+1' is too wide: ")
     assert "should end with its '='" in told[3]
 
 
