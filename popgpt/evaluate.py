@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from popgpt.terminal import arguments, program
 from popgpt.text.errors import UserError
+
+if TYPE_CHECKING:
+    from popgpt.tasks.views import View
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,14 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from popgpt.data.batches import line_room
     from popgpt.terminal.progress import waiting
-    from popgpt.training.checkpoint import open_dataset_of, open_model
+    from popgpt.training.checkpoint import open_dataset_of, open_model, open_view_of
     from popgpt.training.evaluation import evaluate_lines, evaluate_split
     from popgpt.training.world import pick_device
 
     model, state = open_model(args.run, pick_device(args.device))
     with waiting("evaluating"):
         if args.file:
-            lines = read_known_lines(Path(args.file), state["separator"], state["vocabulary"])
+            lines = read_known_lines(Path(args.file), open_view_of(state), state["separator"])
             train = open_dataset_of(state, args.data_dir).split("train")
             scores = {"file": args.file, **evaluate_lines(model, state, lines, train)}
         else:
@@ -50,11 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read_known_lines(path: Path, separator: str, known: str) -> list[str]:
-    """Return the lines of a file. Raises UserError if one holds a character that is not in `known`."""
+def read_known_lines(path: Path, view: View, separator: str) -> list[str]:
+    """Return the lines of a file. Raises UserError if one holds a character that no line of the dataset does."""
+    from popgpt.tasks.views import Plain
+
     lines = read_lines(path, separator)
     for number, line in lines.items():
-        if strange := set(line) - set(known):
+        if isinstance(view, Plain) and (strange := set(line) - set(view.alphabet)):
             raise UserError(f"{path}: line {number}: the model does not know {min(strange)!r}")
     return list(lines.values())
 
@@ -90,6 +95,8 @@ def print_scores(scores: dict[str, Any]) -> None:
         print(f"  {symbol}  {part['exact_match']:.2%} [{part['low']:.2%}, {part['high']:.2%}] of {part['n']:,}")
     if too_long := scores["lines_too_long"]:
         print(f"{too_long:,} of these lines are too long for the model's block_size, and count as wrong")
+    elif not_held := scores.get("prompts_not_held"):
+        print(f"{not_held:,} of these prompts cannot be asked in the model's view, and count as wrong")
     if "unseen" in scores:
         asked = f"{scores['seen_in_training']:,} of these prompts are in the training split"
         print(f"{asked}, themselves or in the same canonical form; on the others:")

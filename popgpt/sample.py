@@ -53,12 +53,16 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         ),
         parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"]),
     ]
-    given, others = _part(words, [name for option in options for name in option.option_strings])
+    parser.add_argument("--work", action="store_true", help="also show, after a tab, what the model read and wrote")
+    given, others = _part(words, [name for option in options for name in option.option_strings], ["--help", "--work"])
     return parser.parse_args([*given, "--", *others])
 
 
-def _part(words: Sequence[str], options: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the options with their values, and the other words. An option may be abbreviated, as argparse has it."""
+def _part(words: Sequence[str], options: Sequence[str], flags: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the options with their values, and the other words. An option may be abbreviated, as argparse has it.
+
+    flags: the options that take no value.
+    """
     given: list[str] = []
     others: list[str] = []
     left = iter(words)
@@ -66,7 +70,7 @@ def _part(words: Sequence[str], options: Sequence[str]) -> tuple[list[str], list
         name, equals, _ = word.partition("=")
         if word == "--":
             others += left
-        elif word in ("-h", "--help"):
+        elif word == "-h" or (len(word) > 2 and any(flag.startswith(word) for flag in flags)):
             given.append(word)
         elif len(name) > 2 and any(option.startswith(name) for option in options):
             value = None if equals else next(left, None)
@@ -90,16 +94,15 @@ def _open(args: argparse.Namespace) -> Complete:
     """Open the run. Returns what completes prompts with it: each prompt with its completion, or why it has none."""
     import numpy as np
 
-    from popgpt.lines.vocabulary import Vocabulary
     from popgpt.model.generation import complete_given
-    from popgpt.training.checkpoint import open_model
+    from popgpt.training.checkpoint import open_model, open_view_of
     from popgpt.training.world import pick_device
 
     model, state = open_model(args.run, pick_device(args.device))
-    vocabulary, separator = Vocabulary(state["vocabulary"]), state["separator"]
-    longest = args.max_new_tokens or state["longest_answer"] + 1
+    view, separator = open_view_of(state), state["separator"]
+    longest = args.max_new_tokens or view.longest_answer + 1
     random = np.random.default_rng(args.seed)
-    return lambda prompts: complete_given(model, vocabulary, separator, prompts, longest, args.temperature, random)
+    return lambda prompts: complete_given(model, view, separator, prompts, longest, args.temperature, random, args.work)
 
 
 def _show(prompts: Sequence[str], called: Sequence[str], complete: Complete) -> int:
@@ -110,7 +113,8 @@ def _show(prompts: Sequence[str], called: Sequence[str], complete: Complete) -> 
             print(printable(found, keep="\t") if sys.stdout.isatty() else found)
         else:
             sys.stdout.flush()
-            program.say(f"error: {name}: {found}")
+            told = str(found)  # of a view it names the prompt itself
+            program.say(f"error: {told if told.startswith(name) else f'{name}: {told}'}")
             code = 2
     sys.stdout.flush()
     return code

@@ -24,6 +24,7 @@ Make = Callable[..., Config]
 LEARNED = {
     "seed": 2,
     "dtype": "bfloat16",
+    "view": "worked",
     "block_size": 48,
     "align_to_lines": False,
     "isolate_lines": False,

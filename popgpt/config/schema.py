@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
 
@@ -15,6 +15,9 @@ from popgpt.metrics.metric import MetricName
 from popgpt.tasks.base import Task
 from popgpt.tasks.registry import DEFAULT_TASK, make_task
 from popgpt.text.errors import UserError, shortened
+
+if TYPE_CHECKING:
+    from popgpt.tasks.views import View
 
 SEPARATOR = "separator"
 
@@ -74,6 +77,12 @@ class DataOptions(BaseModel):
 class RowOptions(BaseModel):
     """What a row of a batch holds, and what is learned of it."""
 
+    view: str = Field(
+        "plain",
+        min_length=1,
+        description="lines as a model reads them: plain, as they are; reversed, their answers backwards; "
+        "worked, the calculator's steps written out",
+    )
     block_size: Annotated[int, Field(ge=2, le=LONGEST)] = Field(64, description="positions of a row, T")
     align_to_lines: bool = Field(True, description="rows hold complete lines only; false: contiguous windows")
     isolate_lines: bool = Field(True, description="a line sees only itself; false: also the earlier lines of its row")
@@ -183,6 +192,17 @@ class Config(
         """Rows of one optimizer step, over all workers: the effective batch."""
         return self.batch_size * self.gradient_accumulation_steps
 
+    @property
+    def positions(self) -> int:
+        """How many positions the model tells apart: those of a row, or of a view that has its own."""
+        return self.open_view("", self.task.separator).positions
+
+    def open_view(self, alphabet: str, separator: str, longest_answer: int | None = None) -> View:
+        """The run's view of lines of this alphabet and separator, their answers at most so long. Raises UserError."""
+        from popgpt.tasks.views import Plain
+
+        return self.task.view(self.view, Plain(alphabet, separator, self.block_size, longest_answer))
+
 
 GROUPS = Config.__bases__[::-1]
 DEFAULTS = {name: field.default for name, field in Config.model_fields.items()}
@@ -216,7 +236,29 @@ def _disagreement(config: Config) -> str | None:
         return f"min_workers={c.min_workers} should be at most workers={c.workers}"
     if c.workers > c.rows_per_iteration:
         return f"workers={c.workers} should be at most the {c.rows_per_iteration} rows of an iteration"
-    return _path_problem(c)
+    return _view_problem(c) or _path_problem(c)
+
+
+def _view_problem(config: Config) -> str | None:
+    """Why the task has no such view, or rows can't hold its lines, in words."""
+    if config.view == "plain":
+        return None
+    from popgpt.tasks.views import Plain
+
+    try:
+        view = config.open_view("", config.task.separator)
+    except UserError as error:
+        return str(error)
+    if view.longest_line > config.block_size:
+        return (
+            f"block_size={config.block_size} should be at least {view.longest_line}, "
+            f"the longest line of view={config.view!r}"
+        )
+    if not isinstance(view, Plain) and not (config.align_to_lines and config.isolate_lines):
+        return (
+            f"view={config.view!r} gives lines positions of their own: use align_to_lines=True and isolate_lines=True"
+        )
+    return None
 
 
 def _path_problem(config: Config) -> str | None:

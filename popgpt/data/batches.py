@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -14,96 +14,28 @@ from numpy.typing import NDArray
 from popgpt.config import SEPARATOR, Config
 from popgpt.data.dataset import Dataset, Split
 from popgpt.data.meta import SPLITS, Meta
+from popgpt.data.packing import Pattern, pack
 from popgpt.lines.shuffle import derive_key, permute
-from popgpt.lines.text import I64, NEWLINE, Text, prompt_ends
+from popgpt.lines.text import I64, NEWLINE, Text
 from popgpt.lines.vocabulary import Vocabulary
+from popgpt.tasks.views import Plain, Reading, View
 from popgpt.text.errors import UserError, shortened
 
 IGNORE_INDEX = -1
-_FITTED_LENGTHS = 64
 
 
 class Batch(NamedTuple):
     """Rows of ids, all int64 [B, T].
 
     targets: the character after each token, IGNORE_INDEX where it isn't learned. segments: which line of its row a
-    token sees, from 0; -1 is padding. positions: from the segment's start. Where lines are not isolated, a row is one
-    segment. Padding holds newlines that nothing learns from.
+    token sees, from 0; -1 is padding. positions: from the segment's start, or from where the view has a line begin.
+    Where lines are not isolated, a row is one segment. Padding holds newlines that nothing learns from.
     """
 
     tokens: I64
     targets: I64
     segments: I64
     positions: I64
-
-
-class Pattern(NamedTuple):
-    """Lengths of the lines that share a row, and how many rows are like that."""
-
-    lengths: tuple[int, ...]
-    rows: int
-
-
-def pack(counts: Mapping[int, int], room: int) -> list[Pattern]:
-    """Rows of `room` that hold lines of these lengths, each line once; counts maps length -> lines.
-
-    A cutting-stock heuristic: it works on lengths, so it costs the same for any number of lines. A pattern serves at
-    most an eighth of what is left, so that plentiful lengths stay to fill rows with. Lines beyond `room` are left out.
-    """
-    left = {length: count for length, count in sorted(counts.items()) if length <= room and count}
-    ascending = list(left)
-    patterns = []
-    while left:
-        few = len(left) <= _FITTED_LENGTHS
-        lengths = _fill_exactly(left, room) if few else _fill_largest(left, ascending, room)
-        used = Counter(lengths)
-        rows = min(left[length] // times for length, times in used.items())
-        if few:
-            rows = min(rows, max(1, sum(length * count for length, count in left.items()) // room // 8))
-        patterns.append(Pattern(tuple(lengths), rows))
-        for length, times in used.items():
-            left[length] -= rows * times
-            if not left[length]:
-                del left[length]
-                del ascending[bisect_left(ascending, length)]
-    return patterns
-
-
-def _fill_exactly(left: Mapping[int, int], room: int) -> list[int]:
-    """Lengths that fill a row as far as lengths alone can tell, of those the ones that most lines have."""
-    sums = _sums(tuple(left), room)
-    used: Counter[int] = Counter()
-    while fitting := [length for length, count in left.items() if length <= room and used[length] < count]:
-        best = (sums & (2 << room) - 1).bit_length() - 1
-        exact = [length for length in fitting if sums >> (best - length) & 1]
-        chosen = max(exact, key=lambda length: left[length] // (used[length] + 1)) if exact else fitting[-1]
-        used[chosen] += 1
-        room -= chosen
-    return list(used.elements())
-
-
-def _fill_largest(left: Mapping[int, int], ascending: list[int], room: int) -> list[int]:
-    """Lengths for a row, each the longest that fits."""
-    lengths: list[int] = []
-    at = len(ascending)
-    while at := bisect_right(ascending, room, hi=at):
-        at -= 1
-        times = min(room // ascending[at], left[ascending[at]])
-        lengths += [ascending[at]] * times
-        room -= times * ascending[at]
-    return lengths
-
-
-@lru_cache(maxsize=256)
-def _sums(lengths: tuple[int, ...], room: int) -> int:
-    """The sums up to `room` that these lengths can make, as bits."""
-    sums = 1
-    for length in lengths:
-        step = length
-        while step <= room:
-            sums |= sums << step & (2 << room) - 1
-            step *= 2
-    return sums
 
 
 class _Packing(NamedTuple):
@@ -127,14 +59,16 @@ class RowParameters(NamedTuple):
 class Rows:
     """The rows that a split makes, epoch after epoch: row g belongs to epoch g // rows_per_epoch.
 
-    Each epoch holds every line that fits exactly once, in a new order. Raises UserError where none fits in
-    `block_size`, or where `mask_before_token` is in no line.
+    Each epoch holds every line that fits exactly once, as `view` reads it, in a new order. Raises UserError where none
+    fits in `block_size`, or where `mask_before_token` is in no line.
     """
 
-    def __init__(self, split: Split, vocabulary: Vocabulary, parameters: RowParameters) -> None:
+    def __init__(self, split: Split, view: View, parameters: RowParameters) -> None:
         self._split = split
-        self._vocabulary = vocabulary
-        self._id_of = np.append(vocabulary.ids, -1)  # clipped to, a code past the vocabulary's last is unknown too
+        self._view = view
+        self._keeps_lines = isinstance(view, Plain)  # their lengths and places, whatever the epoch
+        self.vocabulary = Vocabulary.of(view.alphabet)
+        self._id_of = np.append(self.vocabulary.ids, -1)  # clipped to, a code past the vocabulary's last is unknown too
         self._block_size = parameters.block_size
         self._aligned = parameters.align_to_lines
         self._isolated = parameters.isolate_lines
@@ -143,14 +77,15 @@ class Rows:
         self._seed = parameters.seed
         self._check_mask()
         self._extra = 0 if parameters.isolate_lines else 1
-        self._patterns = [self._pack(shard) for shard in split.shard_lengths] if parameters.align_to_lines else []
+        self._lengths = self._count_lengths()
+        self._patterns = [self._pack(shard) for shard in self._lengths] if parameters.align_to_lines else []
         self._shard_rows = self._count_rows()
         self.rows_per_epoch = int(self._shard_rows.sum())
         self.lines_left_out = self._count_left_out()
         self._check_rows()
         self._order = lru_cache(maxsize=2)(self._order_shards)
         self._packing = lru_cache(maxsize=2)(self._pack_shard)
-        self._prompt_ends = lru_cache(maxsize=2)(self._find_prompt_ends)
+        self._reading = lru_cache(maxsize=2)(self._read_shard)
 
     def _check_mask(self) -> None:
         token = self._mask_before
@@ -164,6 +99,13 @@ class Rows:
                 f"the separator of this dataset is {self._split.meta.separator!r}"
             )
 
+    def _count_lengths(self) -> list[Mapping[int, int]]:
+        """For each shard, length -> lines, as the view reads them."""
+        if self._keeps_lines:
+            return [*self._split.shard_lengths]
+        shards = (self._view.lengths(self._split.shard(number)) for number in range(self._split.shards))
+        return [Counter(lengths.tolist()) for lengths in shards]
+
     def _pack(self, lengths: Mapping[int, int]) -> list[Pattern]:
         return pack({length + self._extra: count for length, count in lengths.items()}, self._block_size)
 
@@ -171,17 +113,18 @@ class Rows:
         """[shards] how many rows each makes."""
         if self._aligned:
             return np.array([sum(pattern.rows for pattern in patterns) for patterns in self._patterns], np.int64)
-        sizes = [sum((length + 1) * count for length, count in shard.items()) for shard in self._split.shard_lengths]
+        sizes = [sum((length + 1) * count for length, count in shard.items()) for shard in self._lengths]
         return np.array([size // self._block_size for size in sizes], np.int64)
 
     def _count_left_out(self) -> int:
         room = self._block_size - self._extra
-        return self._split.meta.count_longer(self._split.name, room) if self._aligned else 0
+        longer = (count for shard in self._lengths for length, count in shard.items() if length > room)
+        return sum(longer) if self._aligned else 0
 
     def _check_rows(self) -> None:
         if self.rows_per_epoch:
             return
-        lengths = self._split.meta.lengths(self._split.name)
+        lengths = sum(map(Counter, self._lengths), Counter[int]())
         if self._aligned:
             shortest, longest = min(lengths) + self._extra, max(lengths) + self._extra
             raise UserError(
@@ -210,7 +153,22 @@ class Rows:
         real = batch.segments >= 0
         if self._aligned and self._isolated:
             return int((batch.segments.max(axis=1) + 1).sum()), int(real.sum())
-        return int((real & (batch.tokens == self._vocabulary.newline)).sum()), int(real.sum())
+        return int((real & (batch.tokens == self.vocabulary.newline)).sum()), int(real.sum())
+
+    def weights(self, batch: Batch) -> NDArray[np.float32] | None:
+        """[B, T] the weight of each target in the loss; None where each target weighs the same.
+
+        In a view with steps it is every line that weighs the same, 1 in all: else a quotient, whose steps are many,
+        would drown the sums.
+        """
+        if self._keeps_lines:
+            return None
+        learned = batch.targets != IGNORE_INDEX
+        rows = np.arange(len(batch.targets))[:, None]
+        line = (rows * self._block_size + batch.segments)[learned]
+        weights = np.zeros(batch.targets.shape, np.float32)
+        weights[learned] = 1 / np.bincount(line)[line]
+        return weights
 
     def _gather(self, place: I64) -> Batch:
         """The batch of rows given as (epoch, shard, row of the shard) [B, 3]."""
@@ -233,12 +191,14 @@ class Rows:
         order = permute(np.arange(count), count, derive_key("shards", self._seed, epoch)).astype(np.int64)
         return order, np.cumsum(self._shard_rows[order]) - self._shard_rows[order]
 
-    def _find_prompt_ends(self, shard: int) -> I64:
-        """[2 n] where each line's prompt ends, and again a turn later of the ring that windows read a shard as."""
-        assert self._mask_before is not None
+    def _read_shard(self, epoch: int, shard: int) -> Reading:
+        """A shard's lines as the view reads them in an epoch."""
         text = self._split.shard(shard)
-        ends = prompt_ends(text, self._mask_before)
-        return np.concatenate((ends, ends + int(text.offsets[-1])))
+        first = sum(sum(lengths.values()) for lengths in self._lengths[:shard])
+        return self._view.read(text, first + np.arange(len(text.lengths)), self._seed, epoch)
+
+    def _read(self, epoch: int, shard: int) -> Reading:
+        return self._reading(0 if self._keeps_lines else epoch, shard)
 
     def _pack_shard(self, epoch: int, shard: int) -> _Packing:
         """Which lines each row of a shard holds: patterns in a random order, each slot a random line of its length."""
@@ -260,14 +220,15 @@ class Rows:
 
     def _lines_by_length(self, epoch: int, shard: int) -> I64:
         """The lines of a shard that fit, shortest first, lines of one length in a random order."""
-        lengths = self._split.shard(shard).lengths + self._extra
+        lengths = self._view.lengths(self._split.shard(shard)) + self._extra
         count = len(lengths)
         order = permute(np.arange(count), count, derive_key("lines", self._seed, epoch, shard)).astype(np.int64)
         order = order[lengths[order] <= self._block_size]
         return order[np.argsort(_narrow(lengths[order]), kind="stable")]
 
     def _aligned_rows(self, epoch: int, shard: int, rows: I64) -> Batch:
-        text, packing = self._split.shard(shard), self._packing(epoch, shard)
+        reading, packing = self._read(epoch, shard), self._packing(epoch, shard)
+        text = reading.text
         counts = packing.starts[rows + 1] - packing.starts[rows]
         line_starts = np.cumsum(counts) - counts
         row = np.repeat(np.arange(len(rows)), counts)
@@ -286,16 +247,18 @@ class Rows:
             targets[ends[:-1]] = tokens[begins[1:]]
             targets[ends[line_starts + counts - 1]] = IGNORE_INDEX
         if self._mask_before is not None and self._mask_per_line:
-            targets[source < self._prompt_ends(shard)[lines][of]] = IGNORE_INDEX
+            targets[source < reading.ends[lines][of]] = IGNORE_INDEX
             if not self._isolated:
                 targets[ends] = IGNORE_INDEX
         positions = flat - begins[of] if self._isolated else at % self._block_size
+        if not self._keeps_lines:
+            positions += reading.origins[lines][of]
         segments = segment[of] if self._isolated else np.zeros(len(of), np.int64)
         return self._masked_once(self._scatter(len(rows), at, Batch(tokens, targets, segments, positions)))
 
     def _scatter(self, rows: int, at: I64, flat: Batch) -> Batch:
         """Values [C] at places `at` of rows [B, T]; padding elsewhere."""
-        blanks = (self._vocabulary.newline, IGNORE_INDEX, -1, 0)
+        blanks = (self.vocabulary.newline, IGNORE_INDEX, -1, 0)
         arrays = []
         for blank, values in zip(blanks, flat, strict=True):
             array = np.full(rows * self._block_size, blank, np.int64)
@@ -306,14 +269,15 @@ class Rows:
     def _masked_once(self, batch: Batch) -> Batch:
         """The batch with the targets masked up to the first token of the mask in each row, if that is what is asked."""
         if self._mask_before is not None and not self._mask_per_line:
-            token = self._vocabulary.characters.index(self._mask_before)
+            token = self.vocabulary.characters.index(self._mask_before)
             seen = np.logical_or.accumulate(batch.tokens == token, axis=1)
             batch.targets[~seen] = IGNORE_INDEX
         return batch
 
     def _windows(self, epoch: int, shard: int, rows: I64) -> Batch:
         """Contiguous windows of a shard, taken as a ring of characters from a random place of it on."""
-        text, count = self._split.shard(shard), int(self._shard_rows[shard])
+        reading, count = self._read(epoch, shard), int(self._shard_rows[shard])
+        text = reading.text
         size, width = int(text.offsets[-1]), self._block_size
         first = derive_key("start", self._seed, epoch, shard) % size
         window = permute(rows, count, derive_key("windows", self._seed, epoch, shard)).astype(np.int64)
@@ -321,11 +285,12 @@ class Rows:
         source = begins[:, None] + np.arange(width + 1)
         ids = self._ids(text, np.where(source < size, source, source - size))
         tokens, targets, source = ids[:, :-1].copy(), ids[:, 1:].copy(), source[:, :-1]
-        newline = tokens == self._vocabulary.newline
+        newline = tokens == self.vocabulary.newline
         line = np.cumsum(newline, axis=1) - newline
         if self._mask_before is not None and self._mask_per_line:
             first_line = np.searchsorted(text.offsets, begins, side="right") - 1
-            targets[(source < self._prompt_ends(shard)[first_line[:, None] + line]) | newline] = IGNORE_INDEX
+            ends = np.concatenate((reading.ends, reading.ends + size))  # the second time around the ring
+            targets[(source < ends[first_line[:, None] + line]) | newline] = IGNORE_INDEX
         positions = np.broadcast_to(np.arange(width), tokens.shape).copy()
         if not self._isolated:
             return self._masked_once(Batch(tokens, targets, np.zeros_like(tokens), positions))
@@ -372,11 +337,19 @@ def make_rows(config: Config, dataset: Dataset, split: str, seed: int) -> Rows:
         seed=seed,
     )
     opened = dataset.split(split)
-    return opened.keep(parameters, lambda: Rows(opened, dataset.meta.vocabulary, parameters))
+    key = (config.view, parameters)
+    return opened.keep(key, lambda: Rows(opened, open_view(config, dataset.meta), parameters))
 
 
-def line_room(config: Config) -> int:
-    """The characters of the longest line that a row holds."""
+def open_view(config: Config, meta: Meta) -> View:
+    """The run's view of a dataset's lines."""
+    return config.open_view(meta.vocabulary.characters.replace(NEWLINE, ""), meta.separator, meta.longest_answer)
+
+
+def line_room(config: Config) -> float:
+    """The characters of the longest line that a row holds: any line's in a view with a width of its own."""
+    if not isinstance(config.open_view("", config.task.separator), Plain):
+        return math.inf
     return config.block_size - int(config.align_to_lines and not config.isolate_lines)
 
 
@@ -394,6 +367,8 @@ def describe_too_long(config: Config, meta: Meta, splits: Sequence[str] = ("trai
     """
     concerned = [split for split in splits if split != "train" or config.align_to_lines]  # windows train on their parts
     counts = {split: count for split in concerned if (count := meta.count_longer(split, line_room(config)))}
+    if not counts:
+        return ""
     meanings = []
     if "train" in counts:
         meanings.append("left out of training")
@@ -402,5 +377,5 @@ def describe_too_long(config: Config, meta: Meta, splits: Sequence[str] = ("trai
         meanings.append("counted as wrong by exact match")
     lines = " and ".join(f"{count:,} of {meta.lines[split]:,} lines of {split}" for split, count in counts.items())
     longest = max(max(meta.lengths(split)) for split in SPLITS if meta.lines[split])
-    enough = f"block_size={longest + config.block_size - line_room(config)} holds all"
-    return f"{lines} are too long for block_size={config.block_size}: {', '.join(meanings)}; {enough}" if counts else ""
+    enough = f"block_size={longest + config.block_size - int(line_room(config))} holds all"
+    return f"{lines} are too long for block_size={config.block_size}: {', '.join(meanings)}; {enough}"

@@ -54,7 +54,7 @@ class Meta:
                 total[length] = total.get(length, 0) + count
         return dict(sorted(total.items()))
 
-    def count_longer(self, split: str, length: int) -> int:
+    def count_longer(self, split: str, length: float) -> int:
         """How many lines of a split have more characters than `length`."""
         return sum(count for each, count in self.lengths(split).items() if each > length)
 

@@ -23,6 +23,11 @@ class Vocabulary:
         if self.characters != "".join(sorted({*self.characters, NEWLINE})):
             raise ValueError(f"characters={self.characters!r} should be sorted, distinct and hold the newline")
 
+    @classmethod
+    def of(cls, alphabet: str) -> Vocabulary:
+        """The characters of an alphabet, and the newline."""
+        return cls("".join(sorted({*alphabet, NEWLINE})))
+
     def __len__(self) -> int:
         return len(self.characters)
 

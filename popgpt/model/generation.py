@@ -11,7 +11,8 @@ from torch import Tensor
 
 from popgpt.lines.vocabulary import Vocabulary
 from popgpt.model.gpt import GPT, KVCache
-from popgpt.text.errors import UserError
+from popgpt.tasks.views import Plain, Question, View
+from popgpt.text.errors import UserError, shortened
 
 BATCH = 1024
 COLDEST = 1e-6  # below it the likeliest character is certain, and logits / temperature would overflow
@@ -23,6 +24,7 @@ def complete(
     prompts: Sequence[str],
     max_new_tokens: int,
     *,
+    origins: Sequence[int] | None = None,
     temperature: float = 0.0,
     draws: NDArray[np.float64] | None = None,
 ) -> list[str]:
@@ -31,6 +33,7 @@ def complete(
     Args:
         prompts: each starts a line, and ends where the model is to go on (with the separator).
         max_new_tokens: characters to write at most, the newline counted.
+        origins: the position of each prompt's first character; None: 0.
         temperature: 0 takes the likeliest character; else characters are sampled at this temperature.
         draws: [len(prompts), max_new_tokens] uniform random numbers in [0, 1), which decide what is sampled: a
             prompt's answer does not depend on the prompts beside it. Without them the likeliest is taken.
@@ -45,7 +48,8 @@ def complete(
         chunk = by_length[start : start + BATCH]
         ids = [vocabulary.encode(prompts[i]) for i in chunk]
         chances = None if temperature == 0 or draws is None else torch.from_numpy(draws[chunk])
-        written = _decode(model, ids, vocabulary.newline, max_new_tokens, temperature, chances)
+        begins = [0 if origins is None else origins[i] for i in chunk]
+        written = _decode(model, ids, begins, vocabulary.newline, max_new_tokens, temperature, chances)
         for i, row in zip(chunk, written, strict=True):
             answers[i] = vocabulary.decode(row).partition("\n")[0]
     return answers
@@ -53,39 +57,71 @@ def complete(
 
 def complete_given(
     model: GPT,
-    vocabulary: Vocabulary,
+    view: View,
     separator: str,
     prompts: Sequence[str],
     max_new_tokens: int,
     temperature: float,
     random: np.random.Generator,
+    work: bool = False,
 ) -> list[str | UserError]:
-    """Return each prompt that a person gave with its completion, or why it has none, which spoils no other."""
-    checked = [_check_given(model, vocabulary, separator, prompt) for prompt in prompts]
-    good = [prompt for prompt in checked if isinstance(prompt, str)]
+    """Return each prompt that a person gave with its answer, or why it has none, which spoils no other.
+
+    work: also what the model read and wrote, after a tab.
+    """
+    vocabulary = Vocabulary.of(view.alphabet)
+    checked = [_check_given(model, view, vocabulary, separator, prompt) for prompt in prompts]
+    good = [question for question in checked if isinstance(question, Question)]
+    asked, origins = [question.prompt for question in good], [question.origin for question in good]
     if temperature < COLDEST:
-        completions = complete(model, vocabulary, good, max_new_tokens)
+        completions = complete(model, vocabulary, asked, max_new_tokens, origins=origins)
     else:
         draws = random.random((len(good), max_new_tokens))
-        completions = complete(model, vocabulary, good, max_new_tokens, temperature=temperature, draws=draws)
+        completions = complete(
+            model, vocabulary, asked, max_new_tokens, origins=origins, temperature=temperature, draws=draws
+        )
     left = iter(completions)
-    return [prompt + next(left) if isinstance(prompt, str) else prompt for prompt in checked]
+    return [
+        _visible_line(view, separator, prompt, question, next(left), work)
+        if isinstance(question, Question)
+        else question
+        for prompt, question in zip(prompts, checked, strict=True)
+    ]
 
 
-def _check_given(model: GPT, vocabulary: Vocabulary, separator: str, prompt: str) -> str | UserError:
-    """Return the prompt with its separator, or what is wrong with it."""
+def _visible_line(
+    view: View, separator: str, prompt: str, question: Question, written: str, work: bool
+) -> str | UserError:
+    """Return the line as a person reads it; with `work`, and as the model does."""
+    answer = view.answer(prompt.removesuffix(separator), written)
+    if answer is None:
+        return UserError(f"what the model wrote makes no sense: {shortened(question.prompt + written)}")
+    whole = prompt if separator in prompt else prompt + separator
+    return f"{whole}{answer}\t{question.prompt}{written}" if work else f"{whole}{answer}"
+
+
+def _check_given(model: GPT, view: View, vocabulary: Vocabulary, separator: str, prompt: str) -> Question | UserError:
+    """Return what the model is asked for a prompt, or what is wrong with it.
+
+    A plain line may be given as far as any place after its separator, and the model goes on from there.
+    """
     whole = prompt if separator in prompt else prompt + separator
     try:
         if "\n" in prompt or "\r" in prompt:
             raise UserError("should be one line")
         prompt.encode()
+        if type(view) is not Plain:
+            visible, _, begun = whole.partition(separator)
+            if begun:
+                raise UserError(f"should end with its {separator!r}: the model does not write answers as they are read")
+            return view.ask(visible)
         check_length(model, whole)
         vocabulary.encode(whole)
     except UnicodeEncodeError:
         return UserError("not UTF-8")
     except UserError as error:
         return error
-    return whole
+    return Question(whole, 0, view.longest_answer)
 
 
 def check_length(model: GPT, prompt: str) -> None:
@@ -99,6 +135,7 @@ def check_length(model: GPT, prompt: str) -> None:
 def _decode(
     model: GPT,
     prompts: Sequence[NDArray[np.int64]],
+    origins: Sequence[int],
     newline: int,
     max_new_tokens: int,
     temperature: float,
@@ -106,10 +143,12 @@ def _decode(
 ) -> NDArray[np.int64]:
     """Return [B, up to max_new_tokens], what each row wrote.
 
-    Rows are right-padded while they are read; the padding is overwritten in the cache as each row grows.
+    Rows are right-padded while they are read; the padding is overwritten in the cache as each row grows. Padding, and
+    what a row writes beyond its line, may come to a position that there is not: they take the last.
     """
     device = model.tokens.weight.device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    starts, last = torch.tensor(origins, device=device)[:, None], model.config.positions - 1
     B, P = len(prompts), int(lengths.max())
     S = min(model.config.block_size, P + max_new_tokens)
     tokens = torch.full((B, P), newline, dtype=torch.long)
@@ -117,8 +156,14 @@ def _decode(
         tokens[row, : len(prompt)] = torch.from_numpy(prompt)
     cache = KVCache.empty(model, B, S)
     slots = torch.arange(S, device=device)
-    positions = slots[:P].expand(B, P)
-    logits = model(tokens.to(device), positions, mask=_visible(slots, positions), cache=cache)
+
+    def read(tokens: Tensor, at: Tensor) -> Tensor:
+        """Logits [B, T, V] of characters in the cache's slots `at` [B, T]."""
+        positions = (starts + at).clamp(max=last)
+        logits: Tensor = model(tokens, positions, mask=_visible(slots, at), cache=cache, slots=at)
+        return logits
+
+    logits = read(tokens.to(device), slots[:P].expand(B, P))
     logits = logits[torch.arange(B, device=device), lengths - 1]
     done = torch.zeros(B, dtype=torch.bool, device=device)
     written = []
@@ -126,18 +171,17 @@ def _decode(
         chosen = _choose(logits, temperature, draws[:, step].to(device) if draws is not None else None)
         chosen = chosen.masked_fill(done, newline)
         written.append(chosen)
-        positions = (lengths + step)[:, None]
-        done = done | (chosen == newline) | (positions[:, 0] >= S)
+        at = lengths + step
+        done = done | (chosen == newline) | (at >= S)
         if step + 1 == max_new_tokens or bool(done.all()):
             break
-        positions = positions.clamp(max=S - 1)
-        logits = model(chosen[:, None], positions, mask=_visible(slots, positions), cache=cache)[:, 0]
+        logits = read(chosen[:, None], at.clamp(max=S - 1)[:, None])[:, 0]
     return torch.stack(written, dim=1).cpu().numpy()
 
 
-def _visible(slots: Tensor, positions: Tensor) -> Tensor:
-    """Return bool [B, 1, T, S], of slots [S] and positions [B, T]: which slots are at or before each position."""
-    return (slots <= positions[:, :, None])[:, None]
+def _visible(slots: Tensor, at: Tensor) -> Tensor:
+    """Return bool [B, 1, T, S], of slots [S] and [B, T]: which slots are at or before each of `at`."""
+    return (slots <= at[:, :, None])[:, None]
 
 
 def _choose(logits: Tensor, temperature: float, draws: Tensor | None) -> Tensor:

@@ -73,10 +73,10 @@ class Attention(nn.Module):
         B, T, D = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.n_head, D // self.n_head).unbind(2)  # [B, T, H, D/H]
         if past is not None:
-            keys, values, positions = past
+            keys, values, slots = past
             rows = torch.arange(B, device=x.device)[:, None]
-            keys[rows, positions] = k.to(keys.dtype)
-            values[rows, positions] = v.to(values.dtype)
+            keys[rows, slots] = k.to(keys.dtype)
+            values[rows, slots] = v.to(values.dtype)
             k, v = keys.to(q.dtype), values.to(q.dtype)  # [B, S, H, D/H]
         q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
@@ -105,7 +105,7 @@ class GPT(nn.Module):
     """Character logits from characters.
 
     Args:
-        config: n_layer, d_model, n_head, block_size, dropout, bias and seed are read.
+        config: n_layer, d_model, n_head, positions, dropout, bias and seed are read.
         vocab_size: V.
     """
 
@@ -113,7 +113,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.tokens = nn.Embedding(vocab_size, config.d_model)
-        self.positions = nn.Embedding(config.block_size, config.d_model)
+        self.positions = nn.Embedding(config.positions, config.d_model)
         self.dropout = RowDropout(config.dropout, 0)
         self.blocks = nn.ModuleList(Block(config, index) for index in range(config.n_layer))
         self.norm = nn.LayerNorm(config.d_model, bias=config.bias)
@@ -137,6 +137,7 @@ class GPT(nn.Module):
         mask: Tensor | None = None,
         row_keys: Tensor | None = None,
         cache: KVCache | None = None,
+        slots: Tensor | None = None,
     ) -> Tensor:
         """tokens, positions [B, T] -> logits [B, T, V].
 
@@ -144,10 +145,12 @@ class GPT(nn.Module):
             mask: bool [B, 1, T, T or S], True where a position may look; None: at all before it.
             row_keys: int32 [B], the key of each row's dropout; None: no dropout.
             cache: read and extended in place; `mask` then spans its S positions.
+            slots: [B, T] where in the cache the characters go; None: at their positions.
         """
         x = self.dropout(self.tokens(tokens) + self.positions(positions), row_keys)
+        at = positions if slots is None else slots
         for index, block in enumerate(self.blocks):
-            past = None if cache is None else (cache.keys[index], cache.values[index], positions)
+            past = None if cache is None else (cache.keys[index], cache.values[index], at)
             x = block(x, mask, row_keys, past)
         return self.head(self.norm(x))
 
@@ -162,7 +165,7 @@ def shapes(config: Config, vocab_size: int) -> dict[str, tuple[int, ...]]:
     def norm(name: str) -> dict[str, tuple[int, ...]]:
         return {f"{name}.weight": (D,), **({f"{name}.bias": (D,)} if config.bias else {})}
 
-    found: dict[str, tuple[int, ...]] = {"tokens.weight": (V, D), "positions.weight": (config.block_size, D)}
+    found: dict[str, tuple[int, ...]] = {"tokens.weight": (V, D), "positions.weight": (config.positions, D)}
     for block in (f"blocks.{index}" for index in range(config.n_layer)):
         found |= norm(f"{block}.attention_norm")
         found |= linear(f"{block}.attention.qkv", D, 3 * D) | linear(f"{block}.attention.out", D, D)

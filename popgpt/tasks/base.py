@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from popgpt.lines.shuffle import U64
     from popgpt.lines.text import I64, Text
+    from popgpt.tasks.views import Plain, View
 
 
 class Source(Protocol):
@@ -40,12 +41,14 @@ class Task(BaseModel):
     generates: whether the task makes its lines; the dataset of one that does is built where it is missing.
     separator: the character between a prompt and its answer.
     symbols: characters whose first one in a prompt tells its kind; scores are broken down by them.
+    views: the names of the views that a model may have of its lines.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)
 
     generates: ClassVar[bool] = True
     separator: ClassVar[str] = "="
+    views: ClassVar[tuple[str, ...]] = ("plain", "reversed")
     name: str
 
     @property
@@ -81,6 +84,20 @@ class Task(BaseModel):
             text = join_lines([self.canonical(prompt) for prompt in prompts])
             starts, ends = text.offsets[:-1], text.offsets[1:] - 1
         return hash_spans(text.codes, starts, ends)
+
+    def view(self, name: str, plain: Plain) -> View:
+        """One of its `views`, of lines whose plain view is given. Raises UserError where there is none of that name.
+
+        A task with views of its own overrides this for them. One that can't hold the task's lines raises UserError too.
+        """
+        from popgpt.tasks.views import Reversed
+        from popgpt.text.errors import UserError, shortened
+
+        if name not in ("plain", "reversed"):
+            raise UserError(f"view={shortened(name)} is none of task={self.name}: it has {', '.join(self.views)}")
+        if name == "plain":
+            return plain
+        return Reversed(plain.alphabet, plain.separator, plain.positions, plain.longest_answer)
 
     @model_validator(mode="after")
     def _agree(self) -> Task:

@@ -50,7 +50,11 @@ class View(Protocol):
 
     @property
     def positions(self) -> int:
-        """How many positions there are, the newlines' included: what a model's table of positions has to hold."""
+        """How many positions there are: what a model's table of positions has to hold."""
+
+    @property
+    def longest_line(self) -> int:
+        """Characters of a line at most, as a model reads it, the newline not counted."""
 
     @property
     def longest_answer(self) -> int:
@@ -82,18 +86,16 @@ class Plain:
     Args:
         alphabet: the characters of the dataset's lines.
         separator: the character between prompt and answer.
-        positions: characters of a line at most, its newline included.
+        positions: characters of a line at most. The newline after it is only ever written, and needs none.
+        longest_answer: characters of an answer at most; None: as many as a line has room for.
     """
 
-    def __init__(self, alphabet: str, separator: str, positions: int) -> None:
+    def __init__(self, alphabet: str, separator: str, positions: int, longest_answer: int | None = None) -> None:
         self.alphabet = "".join(sorted(set(alphabet)))
-        self.positions = positions
-        self._separator = separator
-
-    @property
-    def longest_answer(self) -> int:
-        """A line's characters: a prompt may be empty."""
-        return self.positions - 1 - len(self._separator)
+        self.separator = separator
+        self.positions = self.longest_line = positions
+        self.longest_answer = positions - len(separator) if longest_answer is None else longest_answer
+        self._in_prompts = frozenset(alphabet) - {separator}
 
     def lengths(self, text: Text) -> I64:
         """[n] the lengths of the visible lines."""
@@ -101,20 +103,20 @@ class Plain:
 
     def read(self, text: Text, numbers: NDArray[Any], seed: int, epoch: int) -> Reading:
         """The lines as they are."""
-        return Reading(text, prompt_ends(text, self._separator), np.zeros(len(text.lengths), np.int64))
+        return Reading(text, prompt_ends(text, self.separator), np.zeros(len(text.lengths), np.int64))
 
     def ask(self, prompt: str) -> Question:
         """The prompt with its separator. Raises UserError where it is too long or holds another character."""
-        longest = self.positions - len(prompt) - 1 - len(self._separator)
-        if longest < 0:
+        room = self.positions - len(prompt) - len(self.separator)
+        if room < 0:
             raise UserError(
                 f"prompt {shortened(prompt)} has {len(prompt)} characters; this model reads at most "
-                f"{self.positions - 1 - len(self._separator)}"
+                f"{self.positions - len(self.separator)}"
             )
         for character in prompt:
-            if character not in self.alphabet or character == self._separator:
+            if character not in self._in_prompts:
                 raise UserError(f"prompt {shortened(prompt)} holds {character!r}, which no prompt of this dataset does")
-        return Question(prompt + self._separator, 0, longest)
+        return Question(prompt + self.separator, 0, min(room, self.longest_answer))
 
     def answer(self, prompt: str, written: str) -> str | None:
         """What was written."""

@@ -12,9 +12,11 @@ import torch
 
 from popgpt.config import Config, make_config
 from popgpt.data.dataset import Dataset, dataset_path, open_dataset
+from popgpt.lines.text import NEWLINE
 from popgpt.lines.vocabulary import Vocabulary
 from popgpt.model.gpt import GPT
 from popgpt.storage.folder import Folder
+from popgpt.tasks.views import View
 from popgpt.text.errors import UserError, shortened
 from popgpt.training.folder import BEST, SWEEP, describe_error, state_name, state_names
 from popgpt.training.state_check import check_state
@@ -115,6 +117,12 @@ def open_model(path: str | Path, device: torch.device) -> tuple[GPT, dict[str, A
 def config_of(state: dict[str, Any]) -> Config:
     """Return the config that a state was trained with."""
     return make_config(state["config"], "checkpoint")
+
+
+def open_view_of(state: dict[str, Any]) -> View:
+    """Return the view of a line that a state's model has."""
+    alphabet = state["vocabulary"].replace(NEWLINE, "")
+    return config_of(state).open_view(alphabet, state["separator"], state["longest_answer"])
 
 
 def open_dataset_of(state: dict[str, Any], data_dir: str | None = None) -> Dataset:

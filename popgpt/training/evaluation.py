@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from popgpt.config import Config
-from popgpt.data.batches import IGNORE_INDEX, Batch, Rows, line_room, make_rows
+from popgpt.data.batches import IGNORE_INDEX, Batch, Rows, line_room, make_rows, open_view
 from popgpt.data.dataset import Dataset, Split
 from popgpt.data.meta import Meta
 from popgpt.lines.text import kind_of, split_line
@@ -20,7 +21,9 @@ from popgpt.lines.vocabulary import Vocabulary
 from popgpt.metrics.metric import METRICS, Sums
 from popgpt.model.generation import complete
 from popgpt.model.gpt import GPT, line_mask
+from popgpt.tasks.views import Question, View
 from popgpt.text.errors import UserError
+from popgpt.training.checkpoint import open_view_of
 from popgpt.training.world import World
 
 Z95 = 1.959963984540054
@@ -39,11 +42,19 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 
 def batch_loss(
-    model: Callable[..., Tensor], batch: Batch, config: Config, device: torch.device, row_keys: Tensor | None = None
+    model: Callable[..., Tensor],
+    batch: Batch,
+    config: Config,
+    device: torch.device,
+    row_keys: Tensor | None = None,
+    weights: NDArray[np.float32] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the sum of the loss over unmasked targets and the number of them predicted right, both scalars.
 
-    Nothing is divided here: sums over rows, micro-steps and workers add up, and are divided once.
+    Nothing is divided here: sums over rows, micro-steps and workers add up, and are divided once, by the weights' sum.
+
+    Args:
+        weights: [B, T] of the targets in the loss; None: each weighs 1.
     """
     tokens, targets, positions = (
         torch.from_numpy(array).to(device, non_blocking=True)
@@ -54,26 +65,49 @@ def batch_loss(
         logits = model(tokens, positions, mask, row_keys)
     logits = logits.float().flatten(0, 1)
     targets = targets.flatten()
-    loss = F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="sum")
+    if weights is None:
+        loss = F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="sum")
+    else:
+        losses = F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="none")
+        loss = (losses * torch.from_numpy(weights).to(device, non_blocking=True).flatten()).sum()
     correct = (logits.detach().argmax(-1) == targets).sum()
     return loss, correct
 
 
-def answer_lines(
-    model: GPT, vocabulary: Vocabulary, separator: str, lines: Sequence[str]
-) -> tuple[list[str], list[bool]]:
+def total_weight(batch: Batch, weights: NDArray[np.float32] | None) -> int:
+    """What the sum of a batch's loss is divided by: how many targets there are, or lines where those weigh the same."""
+    return int((batch.targets != IGNORE_INDEX).sum()) if weights is None else round(float(weights.sum(dtype=float)))
+
+
+def answer_lines(model: GPT, view: View, separator: str, lines: Sequence[str]) -> tuple[list[str | None], list[bool]]:
     """Return the model's greedy answer to each line's prompt, and whether it is the line's answer to the character.
 
-    A prompt that block_size cannot hold gets an empty answer, which counts as wrong.
+    It is None where the view can't hold the prompt, or what the model wrote makes no sense; that counts as wrong.
     """
-    asked = [prompt + separator for prompt, _ in (split_line(line, separator) for line in lines)]
-    room = model.config.block_size
-    fits = [i for i, prompt in enumerate(asked) if len(prompt) <= room]
-    longest = max((len(line) - len(prompt) for line, prompt in zip(lines, asked, strict=True)), default=0)
-    answers, right = [""] * len(lines), [False] * len(lines)
-    for i, answer in zip(fits, complete(model, vocabulary, [asked[i] for i in fits], longest + 1), strict=True):
-        answers[i], right[i] = answer, asked[i] + answer == lines[i]
+    prompts = [split_line(line, separator)[0] for line in lines]
+    asked = {number: question for number, prompt in enumerate(prompts) if (question := _ask(view, prompt))}
+    written = complete(
+        model,
+        Vocabulary.of(view.alphabet),
+        [question.prompt for question in asked.values()],
+        max((question.longest for question in asked.values()), default=0) + 1,
+        origins=[question.origin for question in asked.values()],
+    )
+    answers: list[str | None] = [None] * len(lines)
+    for number, text in zip(asked, written, strict=True):
+        answers[number] = view.answer(prompts[number], text)
+    right = [
+        answer is not None and prompt + separator + answer == line
+        for prompt, answer, line in zip(prompts, answers, lines, strict=True)
+    ]
     return answers, right
+
+
+def _ask(view: View, prompt: str) -> Question | None:
+    try:
+        return view.ask(prompt)
+    except UserError:
+        return None
 
 
 def count_exact(lines: Sequence[str], right: Sequence[bool], separator: str, symbols: str) -> np.ndarray:
@@ -111,6 +145,7 @@ class EvaluationSplit(NamedTuple):
     name: str
     config: Config
     meta: Meta
+    view: View
     rows: Rows
     numbers: range  # of this worker's rows
     lines: list[str]  # this worker's
@@ -125,7 +160,8 @@ def open_split(config: Config, dataset: Dataset, name: str, world: World, whole:
     rows = make_rows(config, dataset, name, seed=0)
     used = rows.rows_per_epoch if whole else min(rows.rows_per_epoch, config.eval_iters * config.batch_size)
     mine = world.share(len(split) * used // rows.rows_per_epoch)
-    return EvaluationSplit(name, config, dataset.meta, rows, world.share(used), split.lines(mine.start, mine.stop))
+    view, lines = open_view(config, dataset.meta), split.lines(mine.start, mine.stop)
+    return EvaluationSplit(name, config, dataset.meta, view, rows, world.share(used), lines)
 
 
 @torch.inference_mode()
@@ -133,21 +169,23 @@ def evaluate(model: GPT, split: EvaluationSplit, world: World) -> dict[str, Any]
     """Return the scores of a model on a split. Every worker scores its share, and returns the scores of all."""
     model.eval()
     config, meta = split.config, split.meta
-    loss, correct, targets = 0.0, 0, 0
+    loss, weight, correct, targets = 0.0, 0, 0, 0
     for start in range(split.numbers.start, split.numbers.stop, config.batch_size):
         batch = split.rows.at(np.arange(start, min(start + config.batch_size, split.numbers.stop)))
-        batch_sum, batch_correct = batch_loss(model, batch, config, world.device)
+        weights = split.rows.weights(batch)
+        batch_sum, batch_correct = batch_loss(model, batch, config, world.device, weights=weights)
+        weight += total_weight(batch, weights)
         loss += float(batch_sum)
         correct += int(batch_correct)
         targets += int((batch.targets != IGNORE_INDEX).sum())
-    _, right = answer_lines(model, meta.vocabulary, meta.separator, split.lines)
+    _, right = answer_lines(model, split.view, meta.separator, split.lines)
     counts = count_exact(split.lines, right, meta.separator, meta.symbols)
-    loss, correct_sum, targets_sum, *flat = world.sum([loss, correct, targets, *counts.flatten()])
+    loss, weight_sum, correct_sum, targets_sum, *flat = world.sum([loss, weight, correct, targets, *counts.flatten()])
     model.train()
     if not targets_sum:
         raise UserError(f"mask_before_token={config.mask_before_token!r} leaves no character of {split.name} to learn")
     counts = np.array(flat, dtype=np.int64).reshape(counts.shape)
-    sums = Sums(loss, targets_sum, correct_sum, *counts[0].tolist())
+    sums = Sums(loss * (targets_sum / weight_sum), targets_sum, correct_sum, *counts[0].tolist())
     return {
         **{name: metric.measure(sums) for name, metric in METRICS.items()},
         **exact_match_metrics(counts, meta.symbols),
@@ -165,14 +203,16 @@ def evaluate_lines(model: GPT, state: dict[str, Any], lines: Sequence[str], trai
 
     The training split holds a prompt if it holds one of the same canonical form: who has learned 1+2=3 has seen 2+1.
     """
-    separator, symbols = state["separator"], state["symbols"]
-    _, right = answer_lines(model, Vocabulary(state["vocabulary"]), separator, lines)
-    seen = train.contains([split_line(line, separator)[0] for line in lines], model.config.task)
+    separator, symbols, view = state["separator"], state["symbols"], open_view_of(state)
+    prompts = [split_line(line, separator)[0] for line in lines]
+    _, right = answer_lines(model, view, separator, lines)
+    seen = train.contains(prompts, model.config.task)
     unseen = np.flatnonzero(~seen).tolist()
     unseen_counts = count_exact([lines[i] for i in unseen], [right[i] for i in unseen], separator, symbols)
     return {
         **exact_match_metrics(count_exact(lines, right, separator, symbols), symbols),
         "lines_too_long": sum(len(line) > line_room(model.config) for line in lines),
+        "prompts_not_held": sum(_ask(view, prompt) is None for prompt in prompts),
         "seen_in_training": int(np.count_nonzero(seen)),
         "unseen": exact_match_metrics(unseen_counts, symbols),
     }

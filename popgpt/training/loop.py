@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from popgpt.config import Config
-from popgpt.data.batches import IGNORE_INDEX, Rows, make_rows
+from popgpt.data.batches import Rows, make_rows
 from popgpt.data.dataset import Dataset
 from popgpt.lines.shuffle import derive_key, mix
 from popgpt.metrics.row import Row, RunResult
 from popgpt.storage.folder import Folder
 from popgpt.text.errors import UserError
 from popgpt.training import folder
-from popgpt.training.evaluation import batch_loss, evaluate, open_split
+from popgpt.training.evaluation import batch_loss, evaluate, open_split, total_weight
 from popgpt.training.memory import keep_freed_memory, memory_advice
 from popgpt.training.optim import lr_at, set_lr, trainable
 from popgpt.training.state import TrainState, start_or_resume, state_dict, summarize, update_best
@@ -93,23 +93,23 @@ def train_step(
     """Take one optimizer step on the effective batch. Returns its row, and whether any worker wants to stop.
 
     This worker reads its share of the iteration's rows, batch_size at a time. Loss and gradient are sums over all
-    unmasked targets, reduced over the workers and divided once by their number.
+    unmasked targets, reduced over the workers and divided once by their number, or weight.
     """
     started = time.perf_counter()
     learning_rate = lr_at(state.iteration, config)
     set_lr(state.optimizers, learning_rate)
     sums = _accumulate_gradients(state.iteration, forward, rows, config, world)
     parameters = trainable(state.model)
-    total, targets, lines, tokens, stops = world.sum_gradients(parameters, [*sums, stop])
-    targets = max(targets, 1)  # rows whose every target is masked teach nothing
-    torch._foreach_div_([parameter.grad for parameter in parameters if parameter.grad is not None], targets)
+    total, weight, lines, tokens, stops = world.sum_gradients(parameters, [*sums, stop])
+    weight = max(weight, 1)  # rows whose every target is masked teach nothing
+    torch._foreach_div_([parameter.grad for parameter in parameters if parameter.grad is not None], weight)
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip or math.inf))
     if math.isfinite(total) and math.isfinite(norm):
         for optimizer in state.optimizers:
             optimizer.step()
         state.skipped = 0
     else:
-        skip(state, total / targets, norm, learning_rate, config)
+        skip(state, total / weight, norm, learning_rate, config)
     for optimizer in state.optimizers:
         optimizer.zero_grad()
     state.iteration += 1
@@ -118,7 +118,7 @@ def train_step(
     state.train_seconds += time.perf_counter() - started
     return {
         "iteration": state.iteration,
-        "train_loss": total / targets,
+        "train_loss": total / weight,
         "learning_rate": learning_rate,
         "gradient_norm": norm,
         "lines": state.lines,
@@ -130,16 +130,17 @@ def train_step(
 def _accumulate_gradients(
     iteration: int, forward: Callable[..., Tensor], rows: Rows, config: Config, world: World
 ) -> np.ndarray:
-    """Add up the gradients of this worker's rows. Returns their sums [4]: loss, targets, lines, tokens."""
+    """Add up the gradients of this worker's rows. Returns their sums [4]: loss, weight, lines, tokens."""
     share = world.share(config.rows_per_iteration)
     first = iteration * config.rows_per_iteration
     sums = np.zeros(4)
     for start in range(share.start, share.stop, config.batch_size):
         numbers = first + np.arange(start, min(start + config.batch_size, share.stop))
         batch = rows.at(numbers)
-        loss, _ = batch_loss(forward, batch, config, world.device, dropout_keys(config, numbers, world.device))
+        weights, keys = rows.weights(batch), dropout_keys(config, numbers, world.device)
+        loss, _ = batch_loss(forward, batch, config, world.device, keys, weights)
         loss.backward()  # type: ignore[no-untyped-call]
-        sums += (loss.item(), (batch.targets != IGNORE_INDEX).sum(), *rows.counts(batch))
+        sums += (loss.item(), total_weight(batch, weights), *rows.counts(batch))
     return sums
 
 

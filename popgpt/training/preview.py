@@ -8,8 +8,9 @@ import numpy as np
 from rich.text import Text
 
 from popgpt.config import Config
-from popgpt.data.batches import IGNORE_INDEX, Batch, Rows, describe_too_long, mask_token
+from popgpt.data.batches import IGNORE_INDEX, Batch, Rows, describe_too_long, mask_token, open_view
 from popgpt.data.dataset import Dataset
+from popgpt.lines.text import decode, join_lines, kind_of, split_line
 from popgpt.lines.vocabulary import Vocabulary
 from popgpt.model.gpt import GPT, parameter_count
 from popgpt.text.printable import printable
@@ -32,13 +33,32 @@ def describe_rows(config: Config, dataset: Dataset, rows: Rows) -> list[str | Te
     too_long = describe_too_long(config, dataset.meta)
     return [
         f"rows of dataset {printable(str(dataset.path))}, the learned characters in green and [brackets]",
-        *(mark_learned(batch, row, dataset.meta.vocabulary) for row in range(min(SHOWN_ROWS, counted))),
+        *(mark_learned(batch, row, rows.vocabulary) for row in range(min(SHOWN_ROWS, counted))),
+        *describe_view(config, dataset),
         f"  {masked}",
         f"  {lines * each:,.0f} lines, {tokens * each:,.0f} tokens, {learned * each:,.0f} learned, per iteration of "
         f"{each} rows",
         f"  {1 - tokens / config.block_size:.1%} of positions are padding; an epoch is {rows.rows_per_epoch:,} rows, "
         f"{config.max_iters:,} iterations are {epochs:.1f} epochs",
         *([f"  {too_long}"] if too_long else []),
+    ]
+
+
+def describe_view(config: Config, dataset: Dataset) -> list[str]:
+    """Both forms of a line of each kind, where a model reads another than people do."""
+    if config.view == "plain":
+        return []
+    view, split = open_view(config, dataset.meta), dataset.split("train")
+    of_kind: dict[str, str] = {}
+    for line in split.lines(0, COUNTED_ROWS):
+        of_kind.setdefault(kind_of(split_line(line, dataset.meta.separator)[0], dataset.meta.symbols), line)
+    text = join_lines([*of_kind.values()])
+    read = decode(view.read(text, np.arange(len(of_kind)), config.seed, 0).text.codes).splitlines()
+    width = max(map(len, of_kind.values()))
+    pairs = zip(of_kind.values(), read, strict=True)
+    return [
+        f"  view={config.view}: a line as people read it, and as the model does",
+        *(f"    {printable(line):<{width}}  {printable(seen)}" for line, seen in pairs),
     ]
 
 
@@ -70,10 +90,11 @@ def characters(batch: Batch, row: int, vocabulary: Vocabulary) -> list[tuple[str
 
 def describe_model(config: Config, dataset: Dataset) -> list[str]:
     """Parameters, and what the state of training takes."""
-    count = parameter_count(GPT(config, len(dataset.meta.vocabulary)))
+    vocabulary = Vocabulary.of(open_view(config, dataset.meta).alphabet)
+    count = parameter_count(GPT(config, len(vocabulary)))
     return [
         f"model of {count:,} parameters: {config.n_layer} layers, d_model {config.d_model}, "
-        f"{config.n_head} heads of {config.d_head}, {len(dataset.meta.vocabulary)} characters"
+        f"{config.n_head} heads of {config.d_head}, {len(vocabulary)} characters"
     ]
 
 

@@ -26,7 +26,7 @@ def probe(config: Config, dataset: Dataset, rows: Rows) -> dict[str, float]:
     """Measure a few iterations and one evaluation here: seconds of each, and peak memory in bytes. Keeps nothing."""
     keep_freed_memory()
     world = World(pick_device(config.device))
-    model = GPT(config, len(dataset.meta.vocabulary)).to(world.device)
+    model = GPT(config, len(rows.vocabulary)).to(world.device)
     state = TrainState(model, make_optimizers(model, config, world))
     forward = torch.compile(model) if config.compile else model
     seconds: list[float] = []

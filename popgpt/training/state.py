@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from popgpt.config import Config, may_agree
-from popgpt.data.batches import count_left_out, make_rows
+from popgpt.data.batches import count_left_out, make_rows, open_view
 from popgpt.data.dataset import Dataset
+from popgpt.lines.vocabulary import Vocabulary
 from popgpt.metrics.metric import score
 from popgpt.metrics.row import Row, RunResult
 from popgpt.model.gpt import GPT
@@ -22,7 +23,7 @@ from popgpt.training.optim import make_optimizers
 from popgpt.training.world import World
 
 logger = logging.getLogger(__name__)
-MODEL_PARAMETERS = ("n_layer", "d_model", "n_head", "block_size", "bias")
+MODEL_PARAMETERS = ("n_layer", "d_model", "n_head", "block_size", "view", "positions", "bias")
 ROW_PARAMETERS = (
     "seed",
     "rows_per_iteration",
@@ -57,7 +58,7 @@ class TrainState:
 
 def start_or_resume(config: Config, dataset: Dataset, world: World) -> TrainState:
     """Return the newest state in out_dir; if there is none, a new one that starts as `init_from` says."""
-    model = GPT(config, len(dataset.meta.vocabulary)).to(world.device)
+    model = GPT(config, len(vocabulary_of(config, dataset))).to(world.device)
     state = TrainState(model, make_optimizers(model, config, world), init_from=config.init_from)
     saved = checkpoint.load_latest(Folder(config.out_dir))
     if saved:
@@ -69,6 +70,11 @@ def start_or_resume(config: Config, dataset: Dataset, world: World) -> TrainStat
     if world.is_main:
         folder.write_config(_first_config(config, state))
     return state
+
+
+def vocabulary_of(config: Config, dataset: Dataset) -> Vocabulary:
+    """Return the characters that a run's model reads and writes."""
+    return Vocabulary.of(open_view(config, dataset.meta).alphabet)
 
 
 def load_initial(config: Config, dataset: Dataset | None) -> dict[str, Any] | None:
@@ -113,13 +119,13 @@ def check_can_start(config: Config, dataset: Dataset | None) -> None:
 
 def state_dict(state: TrainState, config: Config, dataset: Dataset) -> dict[str, Any]:
     """Return what a checkpoint holds: everything a run resumes from. Its tensors are the run's own."""
-    meta = dataset.meta
+    meta, view = dataset.meta, open_view(config, dataset.meta)
     return {
         "config": _first_config(config, state).model_dump(),
-        "vocabulary": meta.vocabulary.characters,
+        "vocabulary": Vocabulary.of(view.alphabet).characters,
         "separator": meta.separator,
         "symbols": meta.symbols,
-        "longest_answer": meta.longest_answer,
+        "longest_answer": view.longest_answer,
         "fingerprint": meta.fingerprint,
         "model": state.model.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in state.optimizers],
@@ -203,5 +209,5 @@ def _check_same(saved: dict[str, Any], config: Config, dataset: Dataset | None, 
         theirs, ours = getattr(trained, name), getattr(config, name)
         if not may_agree(name, theirs, ours):
             raise UserError(f"{name}={ours!r} should be {theirs!r}, as in the checkpoint")
-    if dataset and saved["vocabulary"] != dataset.meta.vocabulary.characters:
+    if dataset and saved["vocabulary"] != vocabulary_of(config, dataset).characters:
         raise UserError(f"the checkpoint's alphabet {saved['vocabulary']!r} is not that of dataset={config.dataset}")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from popgpt.config import Config, make_config
 from popgpt.lines.text import NEWLINE
+from popgpt.lines.vocabulary import Vocabulary
 from popgpt.metrics.row import LATEST, row_problem
 from popgpt.model.gpt import shapes
 from popgpt.text.errors import UserError, shortened
@@ -27,7 +28,7 @@ def check_state(state: State, called: str) -> Config:
     problem = next(_missing(state), None) or next(_odd_values(state), None)
     if problem is None:
         config = make_config(state["config"], f"{called}: its config")
-        problem = next(_odd_tensors(state, config), None)
+        problem = next(_odd_view(state, config), None) or next(_odd_tensors(state, config), None)
     if problem is not None:
         raise UserError(f"{called}: not the state of a run: {problem}")
     return config
@@ -71,6 +72,15 @@ def _odd_values(state: State) -> Iterator[str]:
             yield f"{name}={shortened(state[name])} should be a {kind.__name__}"
     if not all(isinstance(key, str) for key in state["config"]):
         yield "config should have the names of parameters as its keys"
+
+
+def _odd_view(state: State, config: Config) -> Iterator[str]:
+    """Yield what is not as in the view of the state's own config; a plain one follows from what is checked here."""
+    view = config.open_view(state["vocabulary"].replace(NEWLINE, ""), state["separator"], state["longest_answer"])
+    held = {"vocabulary": Vocabulary.of(view.alphabet).characters, "longest_answer": view.longest_answer}
+    for name, value in held.items():
+        if state[name] != value:
+            yield f"{name}={shortened(state[name])} should be {shortened(value)}, as in view={config.view!r}"
 
 
 def _odd_tensors(state: State, config: Config) -> Iterator[str]:

@@ -22,11 +22,12 @@ from popgpt.data.batches import (
     count_left_out,
     describe_too_long,
     make_rows,
-    pack,
 )
 from popgpt.data.dataset import Dataset, open_dataset
 from popgpt.data.own_lines import TextLines
+from popgpt.data.packing import pack
 from popgpt.lines.vocabulary import Vocabulary
+from popgpt.tasks.views import Plain
 from popgpt.text.errors import UserError
 from tests.reference import aligned_row, text_of, window_row
 
@@ -52,7 +53,7 @@ def rows_of(dataset: Dataset, block_size: int, **options: Any) -> Rows:
     given: dict[str, Any] = {"align_to_lines": True, "isolate_lines": True, "mask_before_token": "="}
     given |= {"mask_per_line": True, "seed": 7, **options}
     parameters = RowParameters(block_size=block_size, **given)
-    return Rows(dataset.split("train"), dataset.meta.vocabulary, parameters)
+    return Rows(dataset.split("train"), Plain(dataset.meta.characters.replace("\n", ""), "=", block_size), parameters)
 
 
 def shown(batch: Batch, vocabulary: Vocabulary) -> list[list[tuple[str, str, int, int]]]:

@@ -103,6 +103,12 @@ def test_combinations_that_the_config_refuses_are_never_drawn(write: Any) -> Non
     assert drawn == {(32, 16), (48, 16), (48, 24), (80, 16), (80, 20)}
 
 
+def test_a_view_is_swept_where_rows_can_hold_it(write: Any) -> None:
+    space = {"view": {"choice": ["plain", "reversed", "worked"]}, "block_size": {"choice": [32, 64]}}
+    drawn = {(t["view"], t["block_size"]) for t in sample(load_sweep(write(space, num_samples=50)))}
+    assert drawn == {("plain", 32), ("plain", 64), ("reversed", 32), ("reversed", 64), ("worked", 64)}
+
+
 def test_a_finite_space_is_drawn_without_repeats_until_it_is_exhausted(write: Any) -> None:
     space = {"d_model": {"choice": [32, 64]}, "n_layer": {"randint": [1, 3]}}
     trials = sample(load_sweep(write(space, num_samples=10)))

@@ -29,7 +29,7 @@ def lines_of(text: Text) -> list[str]:
 @given(lines=st.lists(st.tuples(st.text(ALPHABET.replace("=", "")), st.text(ALPHABET)), max_size=8))
 def test_each_answer_comes_back(kind: type[Plain], lines: list[tuple[str, str]]) -> None:
     text = text_of([f"{prompt}={answer}" for prompt, answer in lines])
-    view: View = kind(ALPHABET, "=", int(text.lengths.max(initial=0)) + 2)
+    view: View = kind(ALPHABET, "=", int(text.lengths.max(initial=0)) + 1)
     reading = view.read(text, np.arange(len(lines)), 1, 0)
     assert (view.lengths(text) == reading.text.lengths).all()
     assert not reading.origins.any()
@@ -45,7 +45,7 @@ def test_each_answer_comes_back(kind: type[Plain], lines: list[tuple[str, str]])
 
 
 def test_a_reversed_answer_by_example() -> None:
-    view = Reversed("0123456789+=", "=", 10)
+    view = Reversed("0123456789+=", "=", 9)
     reading = view.read(text_of(["12+7=19", "1+1=2", "99+1=100"]), np.arange(3), 1, 0)
     assert lines_of(reading.text) == ["12+7=91", "1+1=2", "99+1=001"]
     assert view.answer("12+7", "91") == "19"
@@ -54,7 +54,7 @@ def test_a_reversed_answer_by_example() -> None:
 def test_a_part_of_a_text_is_read_as_the_whole_is() -> None:
     text = text_of(["ab=abc", "a=bca", "=ab"])
     part = Text(text.codes, text.offsets[1:])
-    assert lines_of(Reversed(ALPHABET, "=", 9).read(part, np.arange(2), 1, 0).text) == ["a=acb", "=ba"]
+    assert lines_of(Reversed(ALPHABET, "=", 8).read(part, np.arange(2), 1, 0).text) == ["a=acb", "=ba"]
 
 
 @pytest.mark.parametrize(
@@ -67,5 +67,5 @@ def test_a_part_of_a_text_is_read_as_the_whole_is() -> None:
 )
 def test_what_it_cannot_hold_is_told(prompt: str, told: str) -> None:
     with pytest.raises(UserError) as error:
-        Plain(ALPHABET, "=", 8).ask(prompt)
+        Plain(ALPHABET, "=", 7).ask(prompt)
     assert str(error.value) == told

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from popgpt.config import Config
-from popgpt.data.batches import IGNORE_INDEX, make_rows
+from popgpt.data.batches import IGNORE_INDEX, make_rows, open_view
 from popgpt.data.dataset import ensure_dataset
 from popgpt.model.gpt import GPT
 from popgpt.training.evaluation import (
@@ -73,7 +73,7 @@ def test_generated_exact_match_is_that_of_all_targets_predicted_right(trained: t
     dataset = ensure_dataset(config)
     for split in ("train", "val"):
         lines = dataset.split(split).lines()
-        _, right = answer_lines(model, dataset.meta.vocabulary, "=", lines)
+        _, right = answer_lines(model, open_view(config, dataset.meta), "=", lines)
         for line, hit in zip(lines, right, strict=True):
             ids = torch.from_numpy(dataset.meta.vocabulary.encode(line + "\n"))
             with torch.inference_mode():

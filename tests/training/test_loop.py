@@ -126,7 +126,9 @@ def test_the_same_run_twice_is_the_same_to_the_bit(tiny: Make, tmp_path: Path) -
     assert same(weights(first), weights(second))
 
 
-@pytest.mark.parametrize("over", [{}, {"dropout": 0.2}, {"optimizer": "adamw"}, {"align_to_lines": False}])
+@pytest.mark.parametrize(
+    "over", [{}, {"dropout": 0.2}, {"optimizer": "adamw"}, {"align_to_lines": False}, {"view": "worked"}]
+)
 @pytest.mark.parametrize("stop", [1, 3, 5])
 def test_a_run_that_stops_anywhere_goes_on_exactly(tiny: Make, tmp_path: Path, over: dict[str, Any], stop: int) -> None:
     """At an iteration that is evaluated, logged or neither."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Discriminator, Field, Tag
 
@@ -11,6 +11,7 @@ from popgpt.tasks.base import Source, Task
 if TYPE_CHECKING:
     from popgpt.lines.shuffle import U64
     from popgpt.lines.text import I64, Text
+    from popgpt.tasks.views import Plain, View
 
 Operation = Literal["+", "-", "*", "/"]
 Weight = Annotated[int, Field(gt=0, le=2**31)]
@@ -27,6 +28,7 @@ PerOperation = Annotated[
 class Calculator(Task):
     """Sums, differences, products and quotients of decimals: `12.5+7.3=19.8`."""
 
+    views: ClassVar[tuple[str, ...]] = (*Task.views, "worked")
     name: Literal["calculator"] = "calculator"
     operations: str = Field("+-*/", pattern=r"^[-+*/]+$", description="operations of the calculator, balanced")
     operation_weights: dict[Operation, Weight] = Field(
@@ -76,6 +78,21 @@ class Calculator(Task):
         from popgpt.tasks.calculator.lines import CalculatorLines
 
         return CalculatorLines(self, lines, seed)
+
+    def view(self, name: str, plain: Plain) -> View:
+        if name != "worked":
+            return super().view(name, plain)
+        from popgpt.tasks.calculator.worked.view import WorkedView
+
+        return WorkedView(
+            operations=self.operations,
+            integer_digits=self.integer_digits,
+            decimals=self.decimals,
+            result_decimals=self.result_decimals,
+            signed=self.signed,
+            terms=self.terms,
+            parentheses=self.parentheses,
+        )
 
     def answer(self, prompt: str) -> str | None:
         """The value of any prompt of the four operations, whatever its operands; None where a divisor is 0."""

@@ -90,6 +90,11 @@ class WorkedView:
         return "".join(sorted({*steps, *self._operations, SEPARATOR}))
 
     @property
+    def longest_line(self) -> int:
+        """Characters of a line at most, as a model reads it, the newline not counted."""
+        return max(operation.length for operation in self._operations.values())
+
+    @property
     def longest_answer(self) -> int:
         """Characters that a model writes at most, the newline not counted."""
         return max(operation.steps.answer_width for operation in self._operations.values())
