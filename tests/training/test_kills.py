@@ -19,6 +19,7 @@ from popgpt.data.dataset import ensure_dataset
 from popgpt.training.loop import fit
 from popgpt.training.world import World
 from tests.runs import left
+from tests.samples import sample_and_whole
 
 Make = Callable[..., Config]
 Change = tuple[str, str, int]  # what is done, to which file, for which time
@@ -121,15 +122,19 @@ class Processes:
         return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", [BEST_ONCE, BEST_ALWAYS], ids=["best", "always"])
-def test_a_kill_before_any_change_of_its_folder_changes_nothing(tiny: Make, tmp_path: Path, shape: Any) -> None:
-    processes = Processes()
+@pytest.mark.parametrize(
+    ("kept", "files"), sample_and_whole([("best", "all"), ("always", "ckpt.pt")], [("always", "all")])
+)
+def test_a_kill_before_any_change_of_its_folder_changes_nothing(
+    tiny: Make, tmp_path: Path, kept: str, files: str
+) -> None:
+    """The sample leaves out what both shapes of a run change in the same way."""
+    shape, processes = {"best": BEST_ONCE, "always": BEST_ALWAYS}[kept], Processes()
     whole = tiny(**shape, out_dir=str(tmp_path / "whole"))
     ensure_dataset(whole)
     changes = processes.changes(whole)
     assert {(event, name) for event, name, _ in changes} >= CHANGES
-    for number, change in enumerate(changes):
+    for number, change in enumerate(each for each in changes if files in ("all", each[1].lstrip("."))):
         for torn in (False, True) if unfinished(change) else (False,):
             config = tiny(**shape, out_dir=str(tmp_path / f"{number}{'-torn' if torn else ''}"))
             assert processes.run(train_until, config.model_dump(), change, torn) == -signal.SIGKILL, change
