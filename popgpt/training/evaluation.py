@@ -204,14 +204,14 @@ def evaluate_lines(model: GPT, state: dict[str, Any], lines: Sequence[str], trai
     The training split holds a prompt if it holds one of the same canonical form: who has learned 1+2=3 has seen 2+1.
     """
     separator, symbols, view = state["separator"], state["symbols"], open_view_of(state)
-    prompts = [split_line(line, separator)[0] for line in lines]
+    prompts, room = [split_line(line, separator)[0] for line in lines], line_room(model.config)
     _, right = answer_lines(model, view, separator, lines)
     seen = train.contains(prompts, model.config.task)
     unseen = np.flatnonzero(~seen).tolist()
     unseen_counts = count_exact([lines[i] for i in unseen], [right[i] for i in unseen], separator, symbols)
     return {
         **exact_match_metrics(count_exact(lines, right, separator, symbols), symbols),
-        "lines_too_long": sum(len(line) > line_room(model.config) for line in lines),
+        "lines_too_long": sum(len(line) > room for line in lines),
         "prompts_not_held": sum(_ask(view, prompt) is None for prompt in prompts),
         "seen_in_training": int(np.count_nonzero(seen)),
         "unseen": exact_match_metrics(unseen_counts, symbols),
