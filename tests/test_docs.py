@@ -99,7 +99,6 @@ def test_the_picture_is_drawn_from_a_finished_sweep() -> None:
     check_picture(ElementTree.fromstring(picture.picture(content)))
 
 
-@pytest.mark.xfail(strict=True, reason="drawn two trials before the sweep's end; to be drawn again")
 def test_the_shipped_picture_is_of_a_finished_sweep() -> None:
     check_picture(ElementTree.parse(ROOT / "docs" / "sweep.svg").getroot())
 
