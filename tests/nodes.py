@@ -26,6 +26,17 @@ COORDINATOR = "_AutoscalingCoordinatorActor"  # which a Ray has one of, from the
 PATIENCE = 240.0  # seconds until a test gives up waiting, on however busy a machine
 
 
+def add_node(nodes: Any, cores: int) -> None:
+    """Add a node. Its head's port, which was free, may have been taken by another test's Ray meanwhile: then anew."""
+    for last in (False, False, True):
+        try:
+            nodes.add_node(num_cpus=cores, include_dashboard=False)
+            return
+        except RuntimeError as error:
+            if last or "Failed to start GCS" not in str(error):
+                raise
+
+
 @contextmanager
 def cluster(*cores: int) -> Iterator[Any]:
     """A Ray of nodes with so many cores each, the head first; RAY_ADDRESS names it to this process and its children."""
@@ -40,7 +51,7 @@ def cluster(*cores: int) -> Iterator[Any]:
         nodes = Cluster()
         try:
             for each in cores:
-                nodes.add_node(num_cpus=each, include_dashboard=False)
+                add_node(nodes, each)
             reset_ray_address()
             patch.setenv("RAY_ADDRESS", nodes.address)
             yield nodes
