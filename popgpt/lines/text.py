@@ -87,7 +87,7 @@ def take_lines(text: Text, lines: NDArray[Any]) -> Text:
 def prompt_ends(text: Text, separator: str) -> I64:
     """[n] where in `text.codes` each line's first separator is; the end of the line where it has none."""
     hits = np.flatnonzero(text.codes == ord(separator))
-    return _first_at_or_after(hits, text.offsets[:-1], text.offsets[1:])
+    return first_at_or_after(hits, text.offsets[:-1], text.offsets[1:])
 
 
 def kinds(text: Text, ends: I64, symbols: str) -> NDArray[np.int64]:
@@ -97,11 +97,11 @@ def kinds(text: Text, ends: I64, symbols: str) -> NDArray[np.int64]:
         if ord(symbol) < len(index):
             index[ord(symbol)] = number
     kind_at = index[text.codes]
-    first = _first_at_or_after(np.flatnonzero(kind_at >= 0), text.offsets[:-1] + 1, ends)
+    first = first_at_or_after(np.flatnonzero(kind_at >= 0), text.offsets[:-1] + 1, ends)
     return np.where(first < ends, kind_at[np.minimum(first, len(kind_at) - 1)], -1)
 
 
-def _first_at_or_after(hits: I64, starts: NDArray[Any], limits: NDArray[Any]) -> I64:
+def first_at_or_after(hits: I64, starts: NDArray[Any], limits: NDArray[Any]) -> I64:
     """[n] the first of the sorted `hits` from each start on, but at most its limit."""
     padded = np.append(hits, np.iinfo(np.int64).max)
     first: I64 = np.minimum(padded[np.searchsorted(hits, starts)], limits)

@@ -24,8 +24,9 @@ from popgpt.sweep.domain import KINDS
 from popgpt.sweep.events import ENDED, Status
 from popgpt.sweep.schema import Asha
 from popgpt.text.errors import UserError, shortened
+from popgpt.training.folder import SWEEP
 
-FILE = "sweep.json"
+FILE = SWEEP
 EVENTS = "events.jsonl"
 MOST_BRACKETS = 1000
 ROW_LEVEL = 4  # in sweep.json: whole, trials, trial, metrics; a row is one line

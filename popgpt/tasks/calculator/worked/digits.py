@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from popgpt.lines.text import I64, first_at_or_after
+
 I8 = NDArray[np.int8]
-I64 = NDArray[np.int64]
 
 LOWEST = -10
 SYMBOLS = "jihgfedcba0123456789A"
@@ -37,13 +38,6 @@ class Operand(NamedTuple):
         for digit in self.digits[::-1]:
             value = value * 10 + digit
         return value
-
-
-def first_at_or_after(hits: I64, starts: I64, limits: I64) -> I64:
-    """[n] the first of the sorted `hits` from each start on, but at most its limit."""
-    padded = np.append(hits, np.iinfo(np.int64).max)
-    first: I64 = np.minimum(padded[np.searchsorted(hits, starts)], limits)
-    return first
 
 
 def read_operand(

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from popgpt.lines.text import NEWLINE, Text, kinds, prompt_ends
-from popgpt.tasks.calculator.worked.digits import I64, Operand, decimal_text, first_at_or_after, read_operand
+from popgpt.lines.text import I64, NEWLINE, Text, first_at_or_after, kinds, prompt_ends
+from popgpt.tasks.calculator.worked.digits import Operand, decimal_text, read_operand
 from popgpt.tasks.calculator.worked.products import Products
 from popgpt.tasks.calculator.worked.quotients import Quotients, chance_of
 from popgpt.tasks.calculator.worked.sums import Sums
