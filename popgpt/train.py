@@ -83,13 +83,13 @@ def check_can_start(config: Config) -> None:
     from popgpt.data.dataset import find_dataset
 
     dataset = find_dataset(config)
-    if config.init_from != "scratch":
-        from popgpt.training import state
-
-        state.check_can_start(config, dataset)
-    elif dataset:
+    if dataset:
         for split in ("train", "val"):
             make_rows(config, dataset, split, config.seed)
+    if config.init_from != "scratch":
+        from popgpt.training.state import check_checkpoint
+
+        check_checkpoint(config, dataset)
 
 
 def begin_record(config: Config, dataset: Dataset, going_on: bool) -> Run:

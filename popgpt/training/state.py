@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from popgpt.config import Config, may_agree
-from popgpt.data.batches import count_left_out, make_rows, open_view
+from popgpt.data.batches import count_left_out, open_view
 from popgpt.data.dataset import Dataset
 from popgpt.lines.vocabulary import Vocabulary
 from popgpt.metrics.metric import score
@@ -94,17 +94,14 @@ def load_initial(config: Config, dataset: Dataset | None) -> dict[str, Any] | No
     return saved
 
 
-def check_can_start(config: Config, dataset: Dataset | None) -> None:
-    """Raise UserError if `start_or_resume` would, or if the dataset makes no rows for the run.
+def check_checkpoint(config: Config, dataset: Dataset | None) -> None:
+    """Raise UserError if `start_or_resume` can't start from the checkpoint that init_from names.
 
     It writes nothing, so that the driver can ask before it starts anything.
 
     Args:
         dataset: None if it does not exist yet; it is then not checked.
     """
-    if dataset:
-        for split in ("train", "val"):
-            make_rows(config, dataset, split, config.seed)
     run_folder = Folder(config.out_dir)
     newest = folder.last_state(run_folder)
     if newest is None:
