@@ -20,7 +20,7 @@ from popgpt.training.world import World
 from tests.conftest import TINY
 
 FILE = Path(__file__).parent / "losses.json"
-CALCULATOR = Path(__file__).parent.parent.parent / "configs" / "calculator.yaml"
+CALCULATOR = Path(__file__).parent / "calculator.yaml"
 SMALL: dict[str, Any] = {**TINY, "d_model": 32, "batch_size": 8, "dropout": 0.1, "warmup_iters": 10, "max_iters": 50}
 START: dict[str, Any] = {**read_yaml(CALCULATOR), "train_lines": 20_000, "lr_decay_iters": 1000, "max_iters": 50}
 CASES: dict[str, dict[str, Any]] = {
@@ -33,7 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def config_of(case: str, folder: Path) -> Config:
-    """What a case trains; of the calculator the first iterations of the shipped config, on fewer lines."""
+    """What a case trains; of the calculator the first iterations of calculator.yaml, on fewer lines."""
     places = {"out_dir": str(folder / case), "data_dir": str(folder / "data" / case.split(",")[0])}
     length = {"eval_interval": CASES[case]["max_iters"], "eval_iters": 1, "log_interval": 1}
     return make_config({**CASES[case], **places, **length, "device": "cpu"})
