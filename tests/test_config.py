@@ -131,6 +131,16 @@ def test_anchors_and_merge_keys_work(tmp_path: Path) -> None:
     assert read_yaml(path) == {"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 2}}
 
 
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parent.parent / "configs").glob("*.yaml")), ids=lambda p: p.name
+)
+def test_shipped_configs_have_places_of_their_own_and_rows_for_their_lines(path: Path) -> None:
+    config = load_config(path)
+    assert config.out_dir == f"out/{path.stem}"
+    assert config.dataset == path.stem
+    assert config.open_view("", config.task.separator).longest_line <= config.block_size
+
+
 def test_a_search_space_is_no_config() -> None:
     space = Path(__file__).parent.parent / "search_spaces" / "calculator.yaml"
     with pytest.raises(UserError, match=r"calculator\.yaml: a search space, .* python -m popgpt\.tune") as refused:
