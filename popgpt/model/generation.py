@@ -157,13 +157,14 @@ def _decode(
     cache = KVCache.empty(model, B, S)
     slots = torch.arange(S, device=device)
 
-    def read(tokens: Tensor, at: Tensor) -> Tensor:
-        """Logits [B, T, V] of characters in the cache's slots `at` [B, T]."""
+    def read(tokens: Tensor, at: Tensor, used: int) -> Tensor:
+        """Logits [B, T, V] of characters in the cache's slots `at` [B, T], all of them among the first `used`."""
         positions = (starts + at).clamp(max=last)
-        logits: Tensor = model(tokens, positions, mask=_visible(slots, at), cache=cache, slots=at)
+        begun = KVCache(*([part[:, :used] for part in parts] for parts in cache))
+        logits: Tensor = model(tokens, positions, mask=_visible(slots[:used], at), cache=begun, slots=at)
         return logits
 
-    logits = read(tokens.to(device), slots[:P].expand(B, P))
+    logits = read(tokens.to(device), slots[:P].expand(B, P), P)
     logits = logits[torch.arange(B, device=device), lengths - 1]
     done = torch.zeros(B, dtype=torch.bool, device=device)
     written = []
@@ -175,7 +176,7 @@ def _decode(
         done = done | (chosen == newline) | (at >= S)
         if step + 1 == max_new_tokens or bool(done.all()):
             break
-        logits = read(chosen[:, None], at.clamp(max=S - 1)[:, None])[:, 0]
+        logits = read(chosen[:, None], at.clamp(max=S - 1)[:, None], min(P + step + 1, S))[:, 0]
     return torch.stack(written, dim=1).cpu().numpy()
 
 

@@ -85,17 +85,16 @@ def answer_lines(model: GPT, view: View, separator: str, lines: Sequence[str]) -
     It is None where the view can't hold the prompt, or what the model wrote makes no sense; that counts as wrong.
     """
     prompts = [split_line(line, separator)[0] for line in lines]
-    asked = {number: question for number, prompt in enumerate(prompts) if (question := _ask(view, prompt))}
-    written = complete(
-        model,
-        Vocabulary.of(view.alphabet),
-        [question.prompt for question in asked.values()],
-        max((question.longest for question in asked.values()), default=0) + 1,
-        origins=[question.origin for question in asked.values()],
-    )
     answers: list[str | None] = [None] * len(lines)
-    for number, text in zip(asked, written, strict=True):
-        answers[number] = view.answer(prompts[number], text)
+    by_longest: dict[int, dict[int, Question]] = {}
+    for number, prompt in enumerate(prompts):
+        if question := _ask(view, prompt):
+            by_longest.setdefault(question.longest, {})[number] = question
+    for longest, asked in by_longest.items():  # a short answer need not wait for a long one beside it
+        texts, origins = [each.prompt for each in asked.values()], [each.origin for each in asked.values()]
+        written = complete(model, Vocabulary.of(view.alphabet), texts, longest + 1, origins=origins)
+        for number, text in zip(asked, written, strict=True):
+            answers[number] = view.answer(prompts[number], text)
     right = [
         answer is not None and prompt + separator + answer == line
         for prompt, answer, line in zip(prompts, answers, lines, strict=True)
