@@ -24,7 +24,7 @@ FLOORS = [
     {"training"},
     {"cluster"},
     {"sweep"},
-    {"init", "prepare", "train", "tune", "evaluate", "sample", "explain", "track", "report", "__main__"},
+    {"init", "prepare", "train", "tune", "evaluate", "certify", "sample", "explain", "track", "report", "__main__"},
 ]
 ONLY_IN = {
     "ray": {"cluster", "train", "tune", "sweep.asha", "sweep.trials", "sweep.trial"},
@@ -96,7 +96,7 @@ def test_heavy_libraries_stay_where_they_belong(library: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "entry", ["train", "tune", "init", "prepare", "evaluate", "sample", "explain", "track", "report"]
+    "entry", ["train", "tune", "init", "prepare", "evaluate", "certify", "sample", "explain", "track", "report"]
 )
 def test_help_imports_nothing_heavy(entry: str) -> None:
     code = (

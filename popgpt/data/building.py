@@ -155,14 +155,19 @@ def _take_groups(sizes: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
     return np.concatenate(taken) if taken else np.zeros(0, np.int64)
 
 
-def _hash_source(source: Source, split_seed: int, progress: Progress) -> U64:
+def hash_source(source: Source, split_seed: int, progress: Progress = lambda done: None) -> U64:
     """[len(source)] the keyed hash of each line's canonical prompt."""
     hashes = np.empty(len(source), np.uint64)
     for start in range(0, len(source), _CHUNK):
         stop = min(start + _CHUNK, len(source))
-        hashes[start:stop] = mix(source.keys(np.arange(start, stop)) ^ np.uint64(derive_key("split", split_seed)))
+        hashes[start:stop] = keyed(source.keys(np.arange(start, stop)), split_seed)
         progress(stop - start)
     return hashes
+
+
+def keyed(keys: U64, split_seed: int) -> U64:
+    """[n] the hashes that decide the splits of lines with these keys, in an order that `split_seed` decides."""
+    return mix(keys ^ np.uint64(derive_key("split", split_seed)))
 
 
 class _Counted(NamedTuple):
@@ -215,7 +220,7 @@ class _Written(NamedTuple):
 
 def _write_splits(folder: Path, source: Source, plan: Plan, progress: Progress) -> None:
     """Write the three files, then once more with what was counted in their schemas."""
-    hashes = _hash_source(source, plan.split_seed, progress)
+    hashes = hash_source(source, plan.split_seed, progress)
     labels = assign_splits(hashes, plan.val_lines, plan.test_lines)
     for label, wanted in enumerate((1, plan.val_lines, plan.test_lines)):
         if wanted and not (labels == label).any():

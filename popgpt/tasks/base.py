@@ -63,6 +63,15 @@ class Task(BaseModel):
         """`lines` lines with distinct prompts, in an order that `seed` decides. Raises UserError if impossible."""
         raise NotImplementedError
 
+    def count_prompts(self) -> int:
+        """How many different prompts there are. A `source` of as many lines holds each of them once.
+
+        Raises UserError where the task can't say which prompts there are.
+        """
+        from popgpt.text.errors import UserError
+
+        raise UserError(f"task={self.name} does not say which prompts there are: only a task that makes them can")
+
     def answer(self, prompt: str) -> str | None:
         """The true answer to a prompt, known without any lines; None where the task knows none."""
         return None
@@ -120,6 +129,10 @@ class NumberedTask(Task):
     def prompt(self, number: int) -> str:
         """The prompt with this number, from 0 to below sum(sizes())."""
         raise NotImplementedError
+
+    def count_prompts(self) -> int:
+        """The sum of `sizes()`."""
+        return sum(self.sizes())
 
     def source(self, lines: int, seed: int) -> Source:
         """`lines` of the numbered prompts with their answers, in an order that `seed` decides."""

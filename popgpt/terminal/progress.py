@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import timedelta
 from typing import IO, Any, TypeVar, cast
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from popgpt.config import Config
@@ -126,6 +128,47 @@ class TrainingProgress:
             f"lr {row['learning_rate']:.2e}{scores}  {lines_per_second:,.0f} lines/s  {left} left"
         )
         self._console.print(line, highlight=False, soft_wrap=True)
+
+
+class CertificationProgress:
+    """Shows how many prompts are asked and answered wrong. Use as a context, and call with the numbers."""
+
+    def __init__(self, console: Console | None = None, every: float = 30.0):
+        """every: seconds between two lines, where there is no terminal."""
+        self._console = unbreakable(console or Console(stderr=True))
+        self._every = every
+        self._asked, self._wrong, self._total = 0, 0, 0
+        self._begun: tuple[float, int] | None = None
+        self._shown = time.monotonic()
+        self._live = Live(console=self._console, transient=True, refresh_per_second=2, get_renderable=self.describe)
+
+    def __enter__(self) -> CertificationProgress:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *ending: object) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def __call__(self, asked: int, wrong: int, total: int) -> None:
+        """Take how many prompts are asked, how many of them are answered wrong, and how many there are."""
+        now = time.monotonic()
+        self._asked, self._wrong, self._total = asked, wrong, total
+        self._begun = self._begun or (now, asked)
+        if not self._console.is_terminal and now - self._shown >= self._every:
+            self._shown = now
+            self._console.print(self.describe(), highlight=False, soft_wrap=True)
+
+    def describe(self) -> str:
+        """Return how far it is, how fast it goes and what time is left, in one line."""
+        if self._begun is None:
+            return "opening the run"
+        (begun, before), done = self._begun, f"{self._asked:,} of {self._total:,} prompts, {self._wrong:,} wrong"
+        rate = (self._asked - before) / max(time.monotonic() - begun, 1e-9)
+        if not rate:
+            return done
+        return f"{done}, {rate:,.0f} prompts/s, {timedelta(seconds=round((self._total - self._asked) / rate))} left"
 
 
 class Rate:

@@ -86,10 +86,15 @@ def load_latest(folder: Folder) -> dict[str, Any] | None:
 
 def load_best(where: str | Path) -> dict[str, Any]:
     """Load ckpt.pt of a run's folder or of a sweep's winner, or a checkpoint file, by path or URI. Raises UserError."""
+    return load(*find_best(where))
+
+
+def find_best(where: str | Path) -> tuple[Folder, str]:
+    """Return the folder and the name of the file that `load_best` loads. Raises UserError."""
     folder = Folder(where)
     try:
         if folder.is_file():
-            return load(folder.parent, folder.name)
+            return folder.parent, folder.name
         if folder.path and not folder.path.exists():
             raise UserError(f"{where}: no such file or folder")
         if SWEEP in (names := folder.names()):
@@ -102,7 +107,7 @@ def load_best(where: str | Path) -> dict[str, Any]:
             raise UserError(f"{where}: holds no {BEST}; is it the folder of a run?")
     except OSError as error:
         raise UserError(f"{where}: {describe_error(error)}") from None
-    return load(folder, BEST)
+    return folder, BEST
 
 
 def open_model(path: str | Path, device: torch.device) -> tuple[GPT, dict[str, Any]]:

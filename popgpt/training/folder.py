@@ -96,11 +96,17 @@ def check_shared(folder: Folder, token: str, node: str) -> None:
 
 
 @contextmanager
-def claimed(folder: Folder, lock: str = WRITER_LOCK, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
+def claimed(
+    folder: Folder,
+    lock: str = WRITER_LOCK,
+    patience: float = PATIENCE_SECONDS,
+    advice: str = "give another out_dir",
+) -> Iterator[None]:
     """Hold a lock on a run's folder. In a store, which has no locks, this does nothing.
 
     Args:
         patience: seconds to wait for a process that holds it and may be about to end, as its driver was killed.
+        advice: what a person can do where another process holds it.
     Raises:
         UserError: another process holds it.
     """
@@ -116,7 +122,7 @@ def claimed(folder: Folder, lock: str = WRITER_LOCK, patience: float = PATIENCE_
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise UserError(f"out_dir={folder.where} is in use by another run; give another out_dir") from None
+                    raise UserError(f"out_dir={folder.where} is in use by another run; {advice}") from None
                 time.sleep(0.05)
         yield
 

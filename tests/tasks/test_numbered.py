@@ -25,7 +25,8 @@ def lines_of(source: Source) -> list[str]:
     "task", [Reverse(length=3, alphabet="aé😀b"), Dates(first_year=2019, last_year=2020)], ids=lambda task: task.name
 )
 def test_every_prompt_is_there_once_with_its_answer(task: NumberedTask) -> None:
-    count = sum(task.sizes())
+    count = task.count_prompts()
+    assert count == sum(task.sizes())
     source = task.source(count, 3)
     prompts = [task.prompt(number) for number in range(count)]
     assert len(set(prompts)) == count

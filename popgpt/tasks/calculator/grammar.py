@@ -146,6 +146,11 @@ class Grammar:
         self._pairs = [pairs for part in parts for pairs in part.pairs]
         self._cells = _share_lines(lines, parts, form_weights)
 
+    @property
+    def size(self) -> int:
+        """How many prompts can be drawn. That is all there are, except where there are more than 2**50."""
+        return sum(self._cells.sizes.tolist())
+
     def _number_shapes(self, task: Calculator, form: Form) -> list[list[int]]:
         """The shapes each operand of a form may have, as indices. Its digits are those of the operation before it."""
         nonzero = {leaf for divisor in divisors(form.tree) for leaf in leaves(divisor)}

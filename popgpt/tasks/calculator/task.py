@@ -79,6 +79,11 @@ class Calculator(Task):
 
         return CalculatorLines(self, lines, seed)
 
+    def count_prompts(self) -> int:
+        from popgpt.tasks.calculator.grammar import Grammar
+
+        return Grammar(self, 0, 0).size
+
     def view(self, name: str, plain: Plain) -> View:
         if name != "worked":
             return super().view(name, plain)

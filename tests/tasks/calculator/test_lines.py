@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from decimal import ROUND_HALF_EVEN, Context, Decimal
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -287,6 +289,52 @@ def test_what_cannot_be_is_refused_with_what_can(options: dict[str, Any], count:
 def test_a_whole_grammar_can_be_had() -> None:
     assert len(set(lines_of(390, integer_digits=1, decimals=0))) == 390
     assert len(set(lines_of(28_968, quotients="exact", operations="/"))) == 28_968
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"signed": True},
+        {"decimals": 1},
+        {"integer_digits": {"+": 2, "-": 1, "*": 1, "/": 1}, "decimals": {"+": 0, "-": 1, "*": 0, "/": 0}},
+        {"balance": "carries", "operation_weights": {"*": 3}},
+        {"quotients": "exact", "decimals": 1},
+        {"terms": 3, "parentheses": True, "operations": "+*"},
+    ],
+    ids=str,
+)
+def test_as_many_lines_as_there_are_prompts_hold_every_prompt_once(options: dict[str, Any]) -> None:
+    options = {"integer_digits": 1, "decimals": 0, **options}
+    task = Calculator(**options)
+    prompts = [line.split("=")[0] for line in lines_of(task.count_prompts(), **options)]
+    assert len(prompts) == len(set(prompts)) == task.count_prompts()
+    assert set(prompts) == set(written_prompts(task))
+    with pytest.raises(UserError, match=f"only {task.count_prompts()} different prompts"):
+        task.source(task.count_prompts() + 1, 1)
+
+
+def written_prompts(task: Calculator) -> Iterator[str]:
+    """Every prompt that a task's options allow, by writing operands into forms."""
+    for form in forms(task.operations, task.terms, task.parentheses):
+        signs = [form.operations[max(slot - 1, 0)] for slot in range(task.terms)]
+        for operands in product(*(written_operands(task, sign) for sign in signs)):
+            prompt = "".join(map("".join, zip(form.prefixes, operands, form.suffixes, strict=True)))
+            if form.operations != "/" or _is_asked(task, *map(Decimal, operands)):
+                yield prompt
+
+
+def _is_asked(task: Calculator, a: Decimal, b: Decimal) -> bool:
+    return b != 0 and (task.quotients == "rounded" or a * 10**task.result_decimals % b == 0)
+
+
+def written_operands(task: Calculator, sign: str) -> list[str]:
+    integer, decimals = (
+        value[sign] if isinstance(value, dict) else value for value in (task.integer_digits, task.decimals)
+    )
+    numbers = [f"{n / 10**decimals:.{decimals}f}" for n in range(10 ** (integer + decimals))]
+    texts = [text.rstrip("0").rstrip(".") if decimals else text for text in numbers]
+    return [*texts, *(f"-{text}" for text in texts if text != "0" and task.signed)]
 
 
 def test_the_alphabet_holds_every_character_of_the_lines() -> None:
