@@ -8,12 +8,11 @@ from typing import Any
 
 from popgpt.lines.shuffle import derive_key
 from popgpt.metrics.metric import score
-from popgpt.sweep import ranking
 from popgpt.sweep.domain import Domain
 from popgpt.sweep.draws import compose, largest
 from popgpt.sweep.events import ENDED, Status
-from popgpt.sweep.ranking import Trial
 from popgpt.sweep.schema import Sweep
+from popgpt.sweep.trial import Trial
 from popgpt.text.errors import UserError
 
 STARTUP = 5  # trials that must have ended before TPE has anything to go by
@@ -45,7 +44,7 @@ def propose(sweep: Sweep, drawn: Sequence[Mapping[str, Any]], before: Sequence[T
         drawn: what random search draws, `draws.sample(sweep)`, of which there is more than `before`.
         before: all trials that have parameters, in their order.
     """
-    known = [trial["config"] for trial in before]
+    known = [trial.config for trial in before]
     fresh = next(values for values in drawn if values not in known)
     if not rests_on_others(sweep, len(before)) or sum(map(_ended, before)) < STARTUP:
         return dict(fresh)
@@ -64,7 +63,7 @@ def propose(sweep: Sweep, drawn: Sequence[Mapping[str, Any]], before: Sequence[T
 
 def _ended(trial: Trial) -> bool:
     """Whether ASHA and the budget are done with it, or hold it at a rung: not so a finalist's going on."""
-    return trial["status"] in (*ENDED, Status.PAUSED) or "stopped_by" in trial
+    return trial.status in (*ENDED, Status.PAUSED) or trial.stopped_by is not None
 
 
 def _study(sweep: Sweep, before: Sequence[Trial]) -> tuple[Any, dict[str, Any]]:
@@ -77,17 +76,17 @@ def _study(sweep: Sweep, before: Sequence[Trial]) -> tuple[Any, dict[str, Any]]:
     distributions = {name: _distribution(optuna.distributions, sweep, name) for name in sweep.space}
     sampler = optuna.samplers.TPESampler(seed=derive_key("search", sweep.seed, len(before)) % 2**32, n_startup_trials=0)
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    rows = [ranking.best_row(trial, sweep.metric) for trial in before]
+    rows = [trial.best_row(sweep.metric) for trial in before]
     scores = [score(row, sweep.metric) for row in rows]
     places = {each: place for place, each in enumerate(sorted(set(scores)))}
     states = optuna.trial.TrialState
     for trial, row, found in zip(before, rows, scores, strict=True):
         told: dict[str, Any] = {"state": states.PRUNED if _ended(trial) else states.RUNNING}
-        if row and trial["status"] == Status.COMPLETED:
+        if row and trial.status == Status.COMPLETED:
             told = {"state": states.COMPLETE, "value": places[found]}
-        elif row and trial["status"] != Status.FAILED:
+        elif row and trial.status != Status.FAILED:
             told["intermediate_values"] = {_reached(trial, sweep.metric): places[found]}
-        params = {name: value for name, value in trial["config"].items() if _holds(distributions[name], value)}
+        params = {name: value for name, value in trial.config.items() if _holds(distributions[name], value)}
         own = {name: distributions[name] for name in params}
         study.add_trial(optuna.trial.create_trial(params=params, distributions=own, **told))
     return study, distributions
@@ -95,7 +94,7 @@ def _study(sweep: Sweep, before: Sequence[Trial]) -> tuple[Any, dict[str, Any]]:
 
 def _reached(trial: Trial, metric: str) -> int:
     """The iteration of the last evaluation."""
-    return max(int(row["iteration"]) for row in trial["metrics"] if metric in row)
+    return max(int(row["iteration"]) for row in trial.metrics if metric in row)
 
 
 def _holds(distribution: Any, value: Any) -> bool:

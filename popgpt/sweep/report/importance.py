@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from popgpt.sweep.report.findings import Content, as_text, comparison, swept
+from popgpt.sweep.content import Content
+from popgpt.sweep.report.findings import as_text, comparison
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,15 +60,15 @@ def study(content: Content) -> Study:
     n = len(level.scores) if level else 0
     if level is None or n < FEWEST:
         return Study(n, None, (), f"Too few to say: {_trials(n)} can be compared; from {FEWEST} on it is tried.")
-    trials = [trial for trial in content["trials"] if trial["id"] in level.scores]
-    values = {name: [trial["config"].get(name) for trial in trials] for name in swept(content)}
+    trials = [trial for trial in content.trials if trial.id in level.scores]
+    values = {name: [trial.config.get(name) for trial in trials] for name in content.swept}
     varied = [name for name, column in values.items() if len(set(map(as_text, column))) > 1]
     if not level.varies or not varied:
         same = "score" if varied else "parameters"
         return Study(n, None, (), f"Nothing to explain: all {_trials(n)} have the same {same}.")
-    drawn = {name: [name in trial["config"] for trial in trials] for name in varied}
+    drawn = {name: [name in trial.config for trial in trials] for name in varied}
     columns = [_column(values[name], drawn[name]) for name in varied]
-    r2, shares = _forest(columns, list(drawn.values()), [level.scores[trial["id"]] for trial in trials])
+    r2, shares = _forest(columns, list(drawn.values()), [level.scores[trial.id] for trial in trials])
     if r2 <= 0:
         learned = f"what a forest learns from some of {_trials(n)} tells no more of the others than their mean does"
         return Study(n, r2, (), f"Too little to say: {learned} ({_fit(r2)}).")
