@@ -28,6 +28,7 @@ from popgpt.cluster import session
 from popgpt.config import load_config
 from popgpt.data.dataset import ensure_dataset
 from popgpt.data.meta import SPLITS
+from popgpt.metrics.row import METRICS_FILE
 from popgpt.storage.folder import Folder
 from popgpt.sweep import journal, runner
 from popgpt.sweep.draws import sample
@@ -41,7 +42,7 @@ from popgpt.sweep.trial import Trial
 from popgpt.sweep.winner import score_winner
 from popgpt.text.errors import UserError
 from popgpt.training.checkpoint import load_best
-from popgpt.training.folder import METRICS, WRITER_LOCK, claimed, read_metrics, state_names
+from popgpt.training.folder import WRITER_LOCK, claimed, read_metrics, state_names
 from popgpt.training.loop import fit
 from popgpt.training.world import World
 from tests.conftest import TINY, KeptRay
@@ -388,10 +389,10 @@ def test_a_resume_waits_for_what_the_process_of_a_trial_still_writes(here: Path)
 
     def write() -> None:
         with claimed(folder):
-            folder.write(METRICS, b'{"iteration": 1}\n')
+            folder.write(METRICS_FILE, b'{"iteration": 1}\n')
             held.set()
             time.sleep(0.3)
-            folder.write(METRICS, b'{"iteration": 1}\n{"iteration": 2, "exact_match": 0.5}\n')
+            folder.write(METRICS_FILE, b'{"iteration": 1}\n{"iteration": 2, "exact_match": 0.5}\n')
 
     with beside(write):
         held.wait()

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from popgpt.data.dataset import Dataset
-from popgpt.metrics.row import Row
+from popgpt.metrics.row import METRICS_FILE, Row
 from popgpt.storage.folder import Folder
 from popgpt.sweep.record import Record, trial_folder
 from popgpt.sweep.recovery import recover_rows
@@ -52,7 +52,7 @@ def copy_winner(record: Record, out_dir: Path, name: str, best: Path) -> list[Ro
         shutil.rmtree(old, ignore_errors=True)
     new.mkdir()
     with waiting_for(f"waiting for the process of trial {name} to end", folder.claimed(Folder(trained))):
-        for file in (*folder.outcome(Folder(trained)), folder.METRICS):
+        for file in (*folder.outcome(Folder(trained)), METRICS_FILE):
             shutil.copy(trained / file, new)
     scores = load_best(new)["scores"]
     folder.write_result(Folder(new), folder.read_result(Folder(new)) | result_scores(scores))
