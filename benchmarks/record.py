@@ -83,7 +83,7 @@ def drive(record: Record, out_dir: Path, shown: Callable[[str, Event], None], se
             idle.remove(chosen)
             if scheduler:
                 scheduler.add(chosen)
-            running[chosen] = max((row["iteration"] for row in record.trials[chosen]["metrics"][-1:]), default=0)
+            running[chosen] = record.trials[chosen].iterations
             yield tell(chosen, Started())
         if not running:  # what is held has ended
             for name in idle:

@@ -32,7 +32,7 @@ from popgpt.sweep.draws import sample
 from popgpt.sweep.placement import place
 from popgpt.sweep.schema import Sweep
 from popgpt.sweep.space import load_sweep
-from popgpt.sweep.trial import train_trial
+from popgpt.sweep.trial_process import train_trial
 from popgpt.sweep.trials import run_trials
 from popgpt.terminal.program import run
 from popgpt.training.folder import read_result

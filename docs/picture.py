@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from popgpt.sweep import journal
+from popgpt.sweep.content import Content
 from popgpt.sweep.report import findings
 from popgpt.sweep.report.curves import curves
 from popgpt.sweep.report.style import CSS
@@ -23,10 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("sweep", type=Path, help="the sweep's folder")
     parser.add_argument("svg", type=Path, help="the file to write")
     given = parser.parse_args(arguments)
-    given.svg.write_text(picture(journal.read(given.sweep)), encoding="utf-8")
+    given.svg.write_text(picture(Content.from_json(journal.read(given.sweep))), encoding="utf-8")
 
 
-def picture(content: findings.Content) -> str:
+def picture(content: Content) -> str:
     """An SVG file of what `content`, that of sweep.json, says: the report's first sentences and its learning curves."""
     drawn = re.fullmatch(r'<svg viewBox="0 0 (\d+) (\d+)".*?aria-label="(.*?)".*?>(.*)</svg>', curves(content, WIDE))
     assert drawn, "the sweep has no curves"
@@ -41,10 +42,10 @@ def picture(content: findings.Content) -> str:
     return f"<svg {attributes}>{style}{card}{''.join(header)}{moved}</svg>\n"
 
 
-def legend(content: findings.Content) -> str:
+def legend(content: Content) -> str:
     """What the colours and marks of the curves mean."""
-    factor = content["sweep"]["asha"]["reduction_factor"] if content["sweep"].get("asha") else None
-    rungs = f" At a rung about one trial in {factor} goes on." if factor else ""
+    asha = content.definition.get("asha")
+    rungs = f" At a rung about one trial in {asha['reduction_factor']} goes on." if asha else ""
     return f"Orange: the winner and its 95% interval. Blue: the other finalists. Grey: other trials.{rungs}"
 
 

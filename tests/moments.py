@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from popgpt.config import Config
+from popgpt.metrics.row import METRICS_FILE
 from popgpt.storage.folder import Folder
 from popgpt.training import folder
 from popgpt.training.writer import TEMPORARY
@@ -73,7 +74,7 @@ def one_run_and_many(sample: list[Moment]) -> list[Any]:
 def rows(config: Config) -> int:
     """How many rows were logged."""
     try:
-        return Folder(config.out_dir).read_lines(folder.METRICS).count(b"\n")
+        return Folder(config.out_dir).read_lines(METRICS_FILE).count(b"\n")
     except FileNotFoundError:
         return 0
 

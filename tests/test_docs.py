@@ -95,7 +95,7 @@ def test_the_picture_is_drawn_from_a_finished_sweep() -> None:
     content = contents.sweep(
         contents.trial("0000", {"learning_rate": 0.005}, contents.row(10, 0.125), contents.row(100, 0.875))
     )
-    content["best"] |= {"run_dir": "/s/best", "test": contents.TEST}
+    content.best.update(run_dir="/s/best", test=contents.TEST)
     check_picture(ElementTree.fromstring(picture.picture(content)))
 
 

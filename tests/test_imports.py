@@ -27,7 +27,7 @@ FLOORS = [
     {"init", "prepare", "train", "tune", "evaluate", "certify", "sample", "explain", "track", "report", "__main__"},
 ]
 ONLY_IN = {
-    "ray": {"cluster", "train", "tune", "sweep.asha", "sweep.trials", "sweep.trial"},
+    "ray": {"cluster", "train", "tune", "sweep.asha", "sweep.trials", "sweep.trial_process"},
     "mlflow": {"tracking", "export"},
     "wandb": {"tracking", "export"},
     "torch.distributed": {"training.shared_memory", "training.world"},

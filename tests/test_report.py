@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from popgpt import report
+from popgpt.sweep import ranking
 from popgpt.sweep.report.files import write_report_or_warn
 from tests.sweep.report.contents import DONE
 
 
 def test_a_report_is_made_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "sweep.json").write_text(json.dumps(DONE))
+    content = {**ranking.summary(DONE.trials, DONE.metric), "best": DONE.best, "sweep": DONE.definition}
+    (tmp_path / "sweep.json").write_text(json.dumps(content))
     report.main([str(tmp_path)])
     assert capsys.readouterr().out == f"report: {tmp_path / 'report.html'}\n"
     assert "81.25%" in (tmp_path / "report.html").read_text()

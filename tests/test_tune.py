@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,19 +28,21 @@ from popgpt.cluster import session
 from popgpt.config import load_config
 from popgpt.data.dataset import ensure_dataset
 from popgpt.data.meta import SPLITS
+from popgpt.metrics.row import METRICS_FILE
 from popgpt.storage.folder import Folder
 from popgpt.sweep import journal, runner
 from popgpt.sweep.draws import sample
-from popgpt.sweep.events import Ended, Event, Paused, Reported, Started
+from popgpt.sweep.events import Ended, Event, Paused, Reported, Started, Status
 from popgpt.sweep.printing import example_prompt, print_result
 from popgpt.sweep.record import Record, trial_config
 from popgpt.sweep.recovery import recover_open_trials
 from popgpt.sweep.search import propose
 from popgpt.sweep.space import load_sweep
+from popgpt.sweep.trial import Trial
 from popgpt.sweep.winner import score_winner
 from popgpt.text.errors import UserError
 from popgpt.training.checkpoint import load_best
-from popgpt.training.folder import METRICS, WRITER_LOCK, claimed, read_metrics, state_names
+from popgpt.training.folder import WRITER_LOCK, claimed, read_metrics, state_names
 from popgpt.training.loop import fit
 from popgpt.training.world import World
 from tests.conftest import TINY, KeptRay
@@ -146,7 +149,7 @@ def test_a_sweep_by_promotion_that_is_interrupted_ends_as_one_that_never_was(
 
         def interrupted(record: Record, name: str, event: Event, at: type[Event] = interrupted_at) -> None:
             apply(record, name, event)
-            goes_on = record.trials[name]["metrics"][-1]["iteration"] > 1 if not isinstance(event, Started) else False
+            goes_on = record.trials[name].metrics[-1]["iteration"] > 1 if not isinstance(event, Started) else False
             if isinstance(event, at) and (goes_on or at is Paused):
                 raise KeyboardInterrupt
 
@@ -313,7 +316,7 @@ def test_a_winner_that_still_trains_is_crowned_with_what_it_comes_to(here: Path)
     at = load_best(out_dir / "best")["scores"]["iteration"]
     assert at > 2
     assert (best["iteration"], best["val_loss"]) == (result["iteration"], result["val_loss"])
-    assert best["iteration"] == at == record.trials["0000"]["metrics"][-1]["iteration"]
+    assert best["iteration"] == at == record.trials["0000"].metrics[-1]["iteration"]
     assert mirrored == [("0000", list(range(3, at + 1)))]
 
 
@@ -333,7 +336,7 @@ def test_tpe_proposes_each_trial_from_those_before_it(here: Path) -> None:
     assert trials[0]["config"] == sweep.points[0]
     for number, trial in enumerate(trials):
         assert trial["status"] in ("completed", "stopped")
-        assert trial["config"] == propose(sweep, drawn, trials[:number])
+        assert trial["config"] == propose(sweep, drawn, [Trial.from_json(each) for each in trials[:number]])
     assert [trial["config"] for trial in trials[:5]] == drawn[:5]
     assert [trial["config"] for trial in trials[5:]] != drawn[5:]
 
@@ -382,19 +385,19 @@ def test_a_resume_waits_for_what_the_process_of_a_trial_still_writes(here: Path)
     sweep = load_sweep("space.yaml")
     folder = Folder(here / "sweep" / "trials" / "0000")
     record, held = Record(sweep, sample(sweep)), threading.Event()
-    record.trials["0000"] |= {"status": "running", "metrics": [{"iteration": 1}]}
+    record.put(replace(record.trials["0000"], status=Status.RUNNING, metrics=[{"iteration": 1}]))
 
     def write() -> None:
         with claimed(folder):
-            folder.write(METRICS, b'{"iteration": 1}\n')
+            folder.write(METRICS_FILE, b'{"iteration": 1}\n')
             held.set()
             time.sleep(0.3)
-            folder.write(METRICS, b'{"iteration": 1}\n{"iteration": 2, "exact_match": 0.5}\n')
+            folder.write(METRICS_FILE, b'{"iteration": 1}\n{"iteration": 2, "exact_match": 0.5}\n')
 
     with beside(write):
         held.wait()
         recover_open_trials(record, here / "sweep")
-    assert record.trials["0000"]["metrics"] == [{"iteration": 1}, {"iteration": 2, "exact_match": 0.5}]
+    assert record.trials["0000"].metrics == [{"iteration": 1}, {"iteration": 2, "exact_match": 0.5}]
     assert not (here / "sweep" / "trials" / "0001").exists()
 
 
@@ -549,7 +552,7 @@ def trainer(here: Path, trial: str, title: str = "ray::ImplicitFunc") -> int:
 
 def ended_sweep(count: int) -> Any:
     """The record of a sweep of so many trials, some of which failed, as `print_result` takes it."""
-    trials = {each.trial["id"]: each.trial for each in sweep_of(count, SPACES[6])}
+    trials = {trial.id: trial for trial in sweep_of(count, SPACES[6])}
     return SimpleNamespace(
         trials=trials,
         runs=trials,

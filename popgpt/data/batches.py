@@ -18,7 +18,7 @@ from popgpt.data.packing import Pattern, pack
 from popgpt.lines.shuffle import derive_key, permute
 from popgpt.lines.text import I64, NEWLINE, Text
 from popgpt.lines.vocabulary import Vocabulary
-from popgpt.tasks.views import Plain, Reading, View
+from popgpt.tasks.views import Reading, View
 from popgpt.text.errors import UserError, shortened
 
 IGNORE_INDEX = -1
@@ -66,7 +66,6 @@ class Rows:
     def __init__(self, split: Split, view: View, parameters: RowParameters) -> None:
         self._split = split
         self._view = view
-        self._keeps_lines = isinstance(view, Plain)  # their lengths and places, whatever the epoch
         self.vocabulary = Vocabulary.of(view.alphabet)
         self._id_of = np.append(self.vocabulary.ids, -1)  # clipped to, a code past the vocabulary's last is unknown too
         self._block_size = parameters.block_size
@@ -101,7 +100,7 @@ class Rows:
 
     def _count_lengths(self) -> list[Mapping[int, int]]:
         """For each shard, length -> lines, as the view reads them."""
-        if self._keeps_lines:
+        if self._view.keeps_lines:
             return [*self._split.shard_lengths]
         shards = (self._view.lengths(self._split.shard(number)) for number in range(self._split.shards))
         return [Counter(lengths.tolist()) for lengths in shards]
@@ -161,7 +160,7 @@ class Rows:
         In a view with steps it is every line that weighs the same, 1 in all: else a quotient, whose steps are many,
         would drown the sums.
         """
-        if self._keeps_lines:
+        if self._view.keeps_lines:
             return None
         learned = batch.targets != IGNORE_INDEX
         rows = np.arange(len(batch.targets))[:, None]
@@ -198,7 +197,7 @@ class Rows:
         return self._view.read(text, first + np.arange(len(text.lengths)), self._seed, epoch)
 
     def _read(self, epoch: int, shard: int) -> Reading:
-        return self._reading(0 if self._keeps_lines else epoch, shard)
+        return self._reading(0 if self._view.keeps_lines else epoch, shard)
 
     def _pack_shard(self, epoch: int, shard: int) -> _Packing:
         """Which lines each row of a shard holds: patterns in a random order, each slot a random line of its length."""
@@ -251,7 +250,7 @@ class Rows:
             if not self._isolated:
                 targets[ends] = IGNORE_INDEX
         positions = flat - begins[of] if self._isolated else at % self._block_size
-        if not self._keeps_lines:
+        if not self._view.keeps_lines:
             positions += reading.origins[lines][of]
         segments = segment[of] if self._isolated else np.zeros(len(of), np.int64)
         return self._masked_once(self._scatter(len(rows), at, Batch(tokens, targets, segments, positions)))
@@ -348,7 +347,7 @@ def open_view(config: Config, meta: Meta) -> View:
 
 def line_room(config: Config) -> float:
     """The characters of the longest line that a row holds: any line's in a view with a width of its own."""
-    if not isinstance(config.open_view("", config.task.separator), Plain):
+    if not config.open_view("", config.task.separator).keeps_lines:
         return math.inf
     return config.block_size - int(config.align_to_lines and not config.isolate_lines)
 

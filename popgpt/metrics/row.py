@@ -17,6 +17,9 @@ by_operation (symbol -> exact_match, n, low, high), save_seconds and save_wait_s
 RunResult = dict[str, Any]
 """What result.json holds: status, the scores of ckpt.pt, and what the run cost."""
 
+METRICS_FILE = "metrics.jsonl"
+"""The file of a run's folder that holds its rows, a line each."""
+
 LATEST = 2**53  # no iteration comes so far; a float holds each before it
 
 

@@ -1,6 +1,4 @@
-"""ASHA, asynchronous successive halving (Li et al. 2020, arXiv:1810.05934), by stopping and by promotion, on Ray Tune's
-interface.
-"""
+"""ASHA (Li et al. 2020, arXiv:1810.05934) by stopping and by promotion, on Ray Tune's scheduler interface."""
 
 from __future__ import annotations
 
@@ -19,33 +17,27 @@ WORST: Score = (-math.inf, -math.inf)
 
 
 def goes_on(new: Score, recorded: Sequence[Score], reduction_factor: int) -> bool:
-    """Whether a trial goes on from a rung: it is in the top 1/eta of the rung's scores, its own included.
+    """Return whether a trial goes on from a rung: it is in the top 1/eta of the rung's scores, its own included.
 
-    The paper's top_k(rung, |rung| / eta), with at least one place, so the best so far always goes on. An equal score
-    stands behind those before it: trials that can't be told apart don't all go on. One without a finite score never
-    does.
+    There is at least one place. Equal scores rank in the order of their arrival. A score that is not finite never goes
+    on.
     """
     places = max(1, (len(recorded) + 1) // reduction_factor)
     return new[0] > -math.inf and sum(other >= new for other in recorded) < places
 
 
 def to_promote(scores: Mapping[str, Score], held: Collection[str], reduction_factor: int, least: int = 0) -> str | None:
-    """The trial that goes on from a rung, of those that are held there: the best that is among the rung's top 1/eta.
+    """Return the trial that goes on from a rung: the best that is held there and among the rung's top 1/eta.
 
-    The paper's get_job at one rung: what was promoted before is no longer held. Of equals the earlier stands before the
-    later. One without a finite score never goes on.
-
-    Args:
-        scores: of all trials that reached the rung, in that order.
-        least: places there are at least. None, as long as there are other trials to begin with.
+    scores: of all trials that reached the rung, in that order, which also ranks equals. least: places at least.
     """
     top = sorted(scores, key=lambda trial: scores[trial], reverse=True)[: max(least, len(scores) // reduction_factor)]
     return next((trial for trial in top if trial in held and scores[trial][0] > -math.inf), None)
 
 
 def least_served(counts: Sequence[int], bracket_rungs: Sequence[Sequence[int]], max_t: int) -> int:
-    """The bracket that the next trial joins, given how many joined each. As in Hyperband, brackets share the budget:
-    a bracket's trials are as many as one costs, (rungs + 1) * first rung iterations, goes into an equal share.
+    """Return the bracket that the next trial joins, given how many joined each. Brackets get equal shares of the
+    budget, as in Hyperband; a trial of a bracket counts as (rungs + 1) * first rung iterations.
     """
     cost = [(len(at) + 1) * (at[0] if at else max_t) for at in bracket_rungs]
     return min(range(len(counts)), key=lambda b: ((counts[b] + 1) * cost[b], b))
@@ -54,17 +46,13 @@ def least_served(counts: Sequence[int], bracket_rungs: Sequence[Sequence[int]], 
 class AshaScheduler(FIFOScheduler):  # type: ignore[misc]
     """Stops a trial at the first rung where it isn't among the best 1/eta.
 
-    Time is a report's `iteration`, never Ray's count of reports. A trial is judged once at each rung, by its first
-    report at or past it; a report that passed several is judged at each, lowest first. A report without the metric is
-    no evaluation and is judged nowhere; one that is NaN or infinite is the worst. A trial that fails stands as the
-    worst at the rung it was heading for, until it reports again. Trials go by the `id` in their config where there is
-    one, else by Ray's.
-
-    Give it to Ray's TuneConfig without a metric there: with one, Ray ends the sweep at a report that lacks it.
+    A trial is judged once at each rung, by its first evaluation whose `iteration` is at or past it, lowest rung first.
+    A score that is not finite is the worst. A trial that fails counts as the worst at its next rung, until it reports
+    again. Ray's TuneConfig must have no metric: with one, Ray ends the sweep at a report that lacks it.
     """
 
     def __init__(self, metric: str, brackets: Sequence[Sequence[int]], reduction_factor: int, max_t: int) -> None:
-        """`brackets`: the rungs of each, in iterations, as `space.rungs` gives them; at `max_t` every trial stops."""
+        """brackets: the rungs of each, as `schema.rungs` gives them. max_t: the iteration where every trial stops."""
         super().__init__()
         self._score_by = metric
         self._factor = reduction_factor
@@ -93,27 +81,25 @@ class AshaScheduler(FIFOScheduler):  # type: ignore[misc]
         return f"ASHA: trials judged at each rung: {', '.join(counts)}; stopped: {len(self._reasons)}"
 
     def add(self, trial_id: str) -> None:
-        """A trial that is to run, or to run again after a failure or a resume: it keeps its bracket and its records."""
+        """Add a trial that is to run. One that runs again keeps its bracket and its scores."""
         if trial_id not in self._bracket:
             counts = [list(self._bracket.values()).count(b) for b in range(len(self._rungs))]
             self._bracket[trial_id] = least_served(counts, self._rungs, self._max_t)
         self._changed[trial_id] = None
 
     def next(self, idle: Sequence[str], running: bool) -> str | None:
-        """The trial that a free worker runs now; None: none, or none before another has reported.
+        """Return the trial that a free worker runs now; None if none is to run before another has reported.
 
-        Args:
-            idle: the trials that neither run nor have ended, in order: new, cut short, or held at a rung.
-            running: whether other trials run.
+        idle: the trials that neither run nor have ended, in order. running: whether other trials run.
         """
         return next(iter(idle), None)
 
     def holds(self, trial_id: str) -> bool:
-        """Whether the trial, which doesn't go on now, may yet."""
+        """Return whether the trial is held at a rung, from which it may go on."""
         return False
 
     def judge(self, trial_id: str, row: Mapping[str, Any]) -> bool:
-        """Whether the trial goes on, having reported `row`. Once stopped, it stays stopped."""
+        """Record `row` and return whether the trial goes on. Once stopped, it stays stopped."""
         self._changed[trial_id] = None
         if trial_id in self._reasons:
             return False
@@ -124,7 +110,7 @@ class AshaScheduler(FIFOScheduler):  # type: ignore[misc]
         return not self._at_end(trial_id, row)
 
     def _reached(self, trial_id: str, row: Mapping[str, Any]) -> Iterator[tuple[int, Score, list[Score]]]:
-        """Record the trial at each rung that it has newly reached, lowest first: the rung, its score, those before."""
+        """Record the trial at each rung that it has newly reached; yield the rung, its score and those before it."""
         if not self._is_evaluation(row):
             return
         bracket = self._scores[self._bracket[trial_id]]
@@ -156,7 +142,7 @@ class AshaScheduler(FIFOScheduler):  # type: ignore[misc]
                 return
 
     def reason(self, trial_id: str) -> str | None:
-        """Why the trial was stopped, in words; None where it wasn't."""
+        """Return why the trial was stopped, in words; None if it wasn't."""
         return self._reasons.get(trial_id)
 
     def _comparison(self, new: Score, recorded: Sequence[Score]) -> str:
@@ -175,7 +161,7 @@ class AshaScheduler(FIFOScheduler):  # type: ignore[misc]
         return f"{self._score_by} {abs(value):.4g}" if value > -math.inf else f"{self._score_by} is not a finite number"
 
     def state(self) -> dict[str, Any]:
-        """Everything it knows, as plain data for JSON. An infinitely bad score is null."""
+        """Return the state for sweep.json. A score that is not finite is null."""
         scores = [
             {str(at): {trial: [_plain(x) for x in s] for trial, s in at_rung.items()} for at, at_rung in b.items()}
             for b in self._scores
@@ -184,9 +170,7 @@ class AshaScheduler(FIFOScheduler):  # type: ignore[misc]
         return {**rule, "scores": scores, **{kind: dict(of) for kind, of in self._known().items()}}
 
     def changes(self) -> dict[str, dict[str, Any]]:
-        """What it knows now of each trial of which it learned something since this was asked: of a few, whatever all it
-        knows. `journal.change_asha` takes it up.
-        """
+        """Return the state of each trial that has changed since the last call, for `journal.change_asha`."""
         changed, self._changed = list(self._changed), {}
         return {name: self._of(name) for name in changed}
 
@@ -196,11 +180,11 @@ class AshaScheduler(FIFOScheduler):  # type: ignore[misc]
         return known | {"scores": {str(at): [_plain(x) for x in s[name]] for at, s in bracket.items() if name in s}}
 
     def _known(self) -> dict[str, dict[str, Any]]:
-        """What it knows by trial, beside the scores."""
+        """Return the state by trial, scores left out."""
         return {"bracket": self._bracket, "failed": self._failed, "reasons": self._reasons}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state()` gave. Raises UserError where it was recorded for other rungs."""
+        """Take up what `state()` gave. Raises UserError if it was recorded for other rungs."""
         scores: list[dict[int, dict[str, Score]]] = [
             {int(at): {t: (_score(a), _score(b)) for t, (a, b) in s.items()} for at, s in bracket.items()}
             for bracket in state["scores"]
@@ -216,10 +200,10 @@ class AshaScheduler(FIFOScheduler):  # type: ignore[misc]
 
 
 class PromotingScheduler(AshaScheduler):
-    """Holds every trial at each rung. A free worker goes on with the best that is held and among its rung's best 1/eta,
-    from the highest rung down; where there is none, it begins a new trial.
+    """Holds every trial at each rung. A free worker goes on with the best one held among its rung's best 1/eta.
 
-    Once there are no new trials and none runs, one place at each rung is sure. What is held then has ended.
+    The highest rung comes first; if it finds none, it begins a new trial. Once no trial is new and none runs, each rung
+    has at least one place. What is still held after that has ended.
     """
 
     def __init__(self, metric: str, brackets: Sequence[Sequence[int]], reduction_factor: int, max_t: int) -> None:
@@ -239,7 +223,7 @@ class PromotingScheduler(AshaScheduler):
         return chosen
 
     def _promote(self, idle: Sequence[str], least: int) -> str | None:
-        """Let the trial that `to_promote` finds, from the highest rung down, go to the next one."""
+        """Send the trial that `to_promote` finds, from the highest rung down, to its next rung."""
         every = [(at, b) for b, bracket in enumerate(self._rungs) for at in bracket]
         for at, b in sorted(every, reverse=True):
             held = {name for name in idle if self._bracket.get(name) == b and self._to[name] == at and self.holds(name)}
@@ -278,7 +262,7 @@ class PromotingScheduler(AshaScheduler):
 
 
 def scheduler(sweep: Sweep) -> AshaScheduler | None:
-    """The scheduler that a sweep asks for; None where it asks for no early stopping."""
+    """Return the scheduler of a sweep's trials, or None if it has no early stopping."""
     if sweep.asha is None:
         return None
     rule = PromotingScheduler if sweep.asha.rule == "promote" else AshaScheduler
@@ -286,7 +270,7 @@ def scheduler(sweep: Sweep) -> AshaScheduler | None:
 
 
 def to_the_end(sweep: Sweep) -> AshaScheduler | None:
-    """A scheduler that judges nobody and stops each trial where those that ASHA lets go on end."""
+    """Return a scheduler without rungs, which stops each finalist at ASHA's max_t; None if there is no ASHA."""
     return AshaScheduler(sweep.metric, [()], 2, sweep.max_t) if sweep.asha else None
 
 

@@ -9,13 +9,13 @@ from typing import Any
 from popgpt.metrics.metric import score
 from popgpt.sweep import ranking
 from popgpt.sweep.events import ENDED, Status
-from popgpt.sweep.ranking import Trial
+from popgpt.sweep.trial import SCORES, Trial
 
 
 def choose(trials: Iterable[Trial], metric: str, count: int) -> list[str]:
     """Return the ids of the `count` best trials, best first. One that failed or was never evaluated is no finalist."""
-    able = [trial for trial in trials if trial["status"] != Status.FAILED and ranking.best_row(trial, metric)]
-    return [trial["id"] for trial in ranking.ranked(able, metric)[:count]]
+    able = [trial for trial in trials if trial.status != Status.FAILED and trial.best_row(metric)]
+    return [trial.id for trial in ranking.ranked(able, metric)[:count]]
 
 
 def repeats(name: str, parameters: Mapping[str, Any], seed: int, count: int) -> dict[str, dict[str, Any]]:
@@ -28,13 +28,12 @@ def result(name: str, runs: Sequence[Trial], seeds: Sequence[int], metric: str) 
 
     runs: its trial, then its repeats. The mean is None until all have ended, and then of those that have a score.
     """
-    rows = [ranking.best_row(run, metric) for run in runs]
-    ended = all(run["status"] in ENDED for run in runs)
+    rows = [run.best_row(metric) for run in runs]
+    ended = all(run.status in ENDED for run in runs)
     return {
         "id": name,
         "seeds": [
-            {"seed": seed, "run": run["id"], "status": run["status"]}
-            | {key: row[key] for key in ranking.SCORES if key in row}
+            {"seed": seed, "run": run.id, "status": run.status} | {key: row[key] for key in SCORES if key in row}
             for seed, run, row in zip(seeds, runs, rows, strict=True)
         ],
         "mean": mean(row[metric] for row in rows if row) if ended else None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,6 +23,7 @@ from popgpt.sweep import finals, ranking
 from popgpt.sweep.domain import KINDS
 from popgpt.sweep.events import ENDED, Status
 from popgpt.sweep.schema import Asha
+from popgpt.sweep.trial import SCORES, Trial, json_safe
 from popgpt.text.errors import UserError, shortened
 from popgpt.training.folder import SWEEP
 
@@ -30,7 +31,7 @@ FILE = SWEEP
 EVENTS = "events.jsonl"
 MOST_BRACKETS = 1000
 ROW_LEVEL = 4  # in sweep.json: whole, trials, trial, metrics; a row is one line
-Content = dict[str, Any]
+Json = dict[str, Any]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Number = Annotated[float, Field(ge=-1e300, le=1e300)] | None
 Id = Annotated[str, Field(pattern=r"^[0-9]{4,9}(-s[0-9]{1,9})?$")]
@@ -140,7 +141,7 @@ class _Event(_Part):
     asha: dict[Id, _Change]
 
 
-def write(out_dir: Path, content: Content) -> None:
+def write(out_dir: Path, content: Json) -> None:
     """Replace sweep.json, and remove events.jsonl, whose events are in it."""
     write_atomic(out_dir / FILE, nested_json(content, ROW_LEVEL).encode())
     (out_dir / EVENTS).unlink(missing_ok=True)
@@ -155,7 +156,7 @@ def append(out_dir: Path, event: Mapping[str, Any], sync: bool) -> None:
             os.fsync(file.fileno())
 
 
-def read(out_dir: Path) -> Content:
+def read(out_dir: Path) -> Json:
     """Return what sweep.json would hold if it were written now. Raises UserError if the files are not a sweep's."""
     path = out_dir / FILE
     while True:
@@ -166,7 +167,7 @@ def read(out_dir: Path) -> Content:
         if os.stat(path).st_ino == found:
             break
     if events:
-        runs = {run["id"]: run for run in (*content["trials"], *content.get("repeats", []))}
+        runs = {entry["id"]: Trial.from_json(entry) for entry in (*content["trials"], *content.get("repeats", []))}
         for line, event in events:
             if problem := _apply(content, runs, event):
                 raise UserError(f"{out_dir / EVENTS}: line {line}: {problem}")
@@ -176,32 +177,30 @@ def read(out_dir: Path) -> Content:
 
 
 def derived(
-    trials: Sequence[ranking.Trial],
-    repeats: Sequence[ranking.Trial],
-    results: Sequence[Mapping[str, Any]],
-    metric: str,
-) -> Content:
+    trials: Sequence[Trial], repeats: Sequence[Trial], results: Iterable[Mapping[str, Any]], metric: str
+) -> Json:
     """Return the part of sweep.json that follows from the runs. results: those of `finals.result`."""
     ranked = finals.ranked(results, metric)
     ended = all(each["status"] in ENDED for result in ranked for each in result["seeds"])
-    found = ranking.summary(trials, metric, ranked[0]["id"] if ranked and ended else None)
-    again = ranking.summary(repeats, metric)
-    found["iterations"] += again["iterations"]
-    found |= {"finalists": ranking.json_safe(ranked)} if ranked else {}
-    return found | ({"repeats": again["trials"]} if repeats else {})
+    winner = next((trial for trial in trials if ranked and ended and trial.id == ranked[0]["id"]), None)
+    found = ranking.summary(trials, metric, winner)
+    found["iterations"] += sum(repeat.iterations for repeat in repeats)
+    found |= {"finalists": json_safe(ranked)} if ranked else {}
+    return found | ({"repeats": [repeat.to_json(metric) for repeat in repeats]} if repeats else {})
 
 
-def _derived_anew(content: Content, runs: Mapping[str, Content]) -> Content:
+def _derived_anew(content: Json, runs: Mapping[str, Trial]) -> Json:
     """Return `derived` of a content whose runs have changed."""
     metric = content["metric"]
     results = [
         finals.result(each["id"], [runs[s["run"]] for s in each["seeds"]], [s["seed"] for s in each["seeds"]], metric)
         for each in content.get("finalists", [])
     ]
-    return derived(content["trials"], content.get("repeats", []), results, metric)
+    trials, repeats = ([runs[entry["id"]] for entry in content.get(kind, [])] for kind in ("trials", "repeats"))
+    return derived(trials, repeats, results, metric)
 
 
-def check(content: Content, called: str) -> None:
+def check(content: Json, called: str) -> None:
     """Raise UserError, naming the key, if `content` can't be that of a sweep.json."""
     _validate(_Sweep, content, called)
     problem = next(_disagreements(content), None)
@@ -222,7 +221,7 @@ def _validate(model: type[BaseModel], value: Any, called: str) -> None:
         raise UserError(re.sub(r"a dictionary or instance of \w+$", "an object", said)) from None
 
 
-def _disagreements(content: Content) -> Iterator[str]:
+def _disagreements(content: Json) -> Iterator[str]:
     """Yield, in words, where parts of sweep.json disagree."""
     trials = [trial["id"] for trial in content["trials"]]
     runs = {run["id"]: run for run in (*content["trials"], *content.get("repeats", []))}
@@ -242,7 +241,7 @@ def _disagreements(content: Content) -> Iterator[str]:
         for each in finalist["seeds"]:
             if each["run"] not in runs:
                 yield f"finalists: there is no run {each['run']}"
-            if problem := scores_problem({name: each.get(name) for name in ranking.SCORES}):
+            if problem := scores_problem({name: each.get(name) for name in SCORES}):
                 yield f"finalists: {problem}"
     test = (content["best"] or {}).get("test")
     if test is not None:
@@ -256,7 +255,7 @@ def _disagreements(content: Content) -> Iterator[str]:
         yield from (f"asha: {problem}" for problem in _asha_disagreements(content["asha"], trials, promotes))
 
 
-def _asha_disagreements(asha: Content, trials: Sequence[str], promotes: bool) -> Iterator[str]:
+def _asha_disagreements(asha: Json, trials: Sequence[str], promotes: bool) -> Iterator[str]:
     """Yield, in words, where parts of ASHA's state disagree."""
     brackets = asha["bracket"]
     for name, number in brackets.items():
@@ -276,7 +275,7 @@ def _asha_disagreements(asha: Content, trials: Sequence[str], promotes: bool) ->
         yield "to: should say of each trial where it is held next"
 
 
-def _events(path: Path, written: int) -> Iterator[tuple[int, Content]]:
+def _events(path: Path, written: int) -> Iterator[tuple[int, Json]]:
     """Yield the events since sweep.json was written, with their line numbers. A line that was cut off is left out."""
     try:
         lines = split_lines(path.read_bytes())
@@ -294,16 +293,15 @@ def _events(path: Path, written: int) -> Iterator[tuple[int, Content]]:
                 yield number, event
 
 
-def _apply(content: Content, runs: Mapping[str, Content], event: Content) -> str | None:
-    """Apply an event to `content` and the runs in it, but for what `derived` gives.
+def _apply(content: Json, runs: dict[str, Trial], event: Json) -> str | None:
+    """Apply an event to `runs` and to ASHA's state in `content`.
 
     Returns what is wrong with the event, in words, or None.
     """
     run, asha = runs.get(event["id"]), content.get("asha")
     if run is None:
         return f"there is no trial {event['id']}"
-    run |= {key: event[key] for key in ("config", "status", "reason")}
-    add_rows(run["metrics"], event["rows"])
+    runs[run.id] = run.apply_event(event)
     for name, change in event["asha"].items():
         if not asha or change["bracket"] >= len(asha["scores"]):
             return f"asha: there is no bracket {change['bracket']}"
@@ -311,7 +309,7 @@ def _apply(content: Content, runs: Mapping[str, Content], event: Content) -> str
     return None
 
 
-def change_asha(asha: Content, name: str, change: Content) -> None:
+def change_asha(asha: Json, name: str, change: Json) -> None:
     """Change ASHA's state of a trial as `AshaScheduler.changes` says."""
     for kind in ("bracket", "failed", "reasons", "to"):
         if change.get(kind) is not None:
@@ -323,10 +321,3 @@ def change_asha(asha: Content, name: str, change: Content) -> None:
             scores.pop(name, None)
             if at in change["scores"]:
                 scores[name] = change["scores"][at]
-
-
-def add_rows(metrics: list[dict[str, Any]], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add rows in the order of iterations; they replace those of their own iterations and later ones."""
-    while rows and metrics and metrics[-1]["iteration"] >= rows[0]["iteration"]:
-        metrics.pop()
-    metrics += map(dict, rows)

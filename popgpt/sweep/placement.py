@@ -1,4 +1,4 @@
-"""Where a sweep's trials go: the cores and GPUs of each, and how many run at once. Functions of what there is."""
+"""Where a sweep's trials run: the cores and GPUs of each, and how many run at once."""
 
 from __future__ import annotations
 
@@ -14,31 +14,26 @@ USABLE = 0.95  # of a GPU's memory: allocators leave gaps
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """Of a GPU, in bytes: all there is, what a process takes before its tensors, and those of one trial at peak."""
+    """The memory of a GPU in bytes, as the probe of a sweep's largest trial measured it."""
 
     total: int
-    context: int
-    peak: int
+    context: int  # what a process takes before its tensors
+    peak: int  # the most that the trial's tensors took
 
 
 @dataclass(frozen=True)
 class Placement:
-    """What a trial takes, all its workers together.
-
-    Args:
-        at_once: trials that run at a time; None: as many as Ray places.
-        memory: the part of its GPU's memory that a trial's tensors may take; None: all.
-    """
+    """What a trial takes, all its workers together."""
 
     workers: int
     cpus: float
     gpus: float
-    at_once: int | None
-    memory: float | None = None
+    at_once: int | None  # trials that run at a time; None: as many as Ray places
+    memory: float | None = None  # the part of its GPU's memory that a trial's tensors may take; None: all
 
     @property
     def each(self) -> dict[str, float]:
-        """CPU and GPU of each worker."""
+        """The CPU and GPU of each worker."""
         return {"CPU": self.cpus / self.workers, "GPU": self.gpus / self.workers}
 
 
@@ -50,13 +45,10 @@ def place(
     trials: int,
     memory: GpuMemory | None = None,
 ) -> Placement:
-    """The placement of `trials` trials of `workers` workers each.
+    """Return the placement of `trials` trials of `workers` workers each, on the base config's device.
 
-    Args:
-        device: as the base config says.
-        memory: of the largest trial; None where it isn't known, and then none shares a GPU by `auto`.
-    Raises:
-        UserError: a trial takes more than there is and can come, or workers would share a GPU.
+    Without `memory`, that of the largest trial, `auto` has none share a GPU. Raises UserError if a trial takes more
+    than there is and can come, or if workers would share a GPU.
     """
     together = min(trials, asked.max_concurrent) if asked.max_concurrent != "auto" else trials
     fits = 1 if memory is None else int(memory.total * USABLE / (memory.context + memory.peak))
@@ -69,13 +61,13 @@ def place(
 
 
 def shares_gpus(asked: schema.TrialResources, has: session.Resources, workers: int, device: str, trials: int) -> bool:
-    """Whether a GPU has several trials, were they small enough: whether their memory is worth a probe."""
+    """Return whether trials would share a GPU if they were small enough, so that a probe of their memory pays."""
     small = GpuMemory(total=2**60, context=0, peak=1)
     return 0 < place(asked, has, workers, device, trials, small).gpus < 1
 
 
 def too_tight(placement: Placement, memory: GpuMemory | None) -> str | None:
-    """What to say where the largest trial is likely to run out of its share of a GPU's memory."""
+    """Return a warning if the largest trial is likely to run out of its share of a GPU's memory, else None."""
     if memory is None or placement.memory is None or memory.peak <= placement.memory * memory.total:
         return None
     left = placement.memory * memory.total
@@ -89,10 +81,9 @@ def too_tight(placement: Placement, memory: GpuMemory | None) -> str | None:
 def _gpus(
     asked: schema.TrialResources, has: session.Resources, workers: int, together: int, device: str, fits: int
 ) -> float:
-    """The GPUs of a trial. `fits`: trials whose memory one GPU holds.
+    """Return the GPUs of a trial. fits: trials whose memory one GPU holds.
 
-    By `auto` a whole one for each worker. Only trials of one worker, on this machine, that are more than the GPUs share
-    them: as many on each as their memory and the cores allow.
+    `auto` gives each worker a whole one. On this machine trials of one worker share GPUs if they are more than these.
     """
     if asked.gpus_per_trial != "auto":
         return asked.gpus_per_trial
@@ -106,7 +97,7 @@ def _gpus(
 
 
 def _cpus(asked: schema.TrialResources, has: session.Resources, workers: int, together: int, gpus: float) -> float:
-    """The cores of a trial: by `auto` one for each worker, and here as many as those that run at once leave each."""
+    """Return the cores of a trial. `auto` is one a worker on a cluster, and an equal share on this machine."""
     if asked.cpus_per_trial != "auto":
         return asked.cpus_per_trial
     if not has.local:
@@ -118,14 +109,14 @@ def _cpus(asked: schema.TrialResources, has: session.Resources, workers: int, to
 
 
 def _on_gpus(has: session.Resources, gpus: float) -> int:
-    """How many trials of `gpus` GPUs there is room for: none has parts of two."""
+    """Return how many trials of `gpus` GPUs there is room for. None has parts of two."""
     return int(has.gpus / gpus) if gpus >= 1 else int(has.gpus) * int(1 / gpus + 1e-9)
 
 
 def _check(
     asked: schema.TrialResources, has: session.Resources, workers: int, device: str, cpus: float, gpus: float
 ) -> None:
-    """Refuse what can't be: a GPU that isn't given, one that workers would share, more than there is."""
+    """Raise UserError if no GPU is given for device=cuda, if workers would share one, or if there is too little."""
     if device == "cuda" and not gpus:
         raise UserError("device='cuda' needs resources.gpus_per_trial above 0")
     if gpus % workers and (workers > 1 or gpus > 1):
@@ -145,11 +136,10 @@ def _check(
 def _at_once(
     asked: schema.TrialResources, has: session.Resources, workers: int, cpus: float, gpus: float
 ) -> int | None:
-    """How many trials run at once; None: as many as Ray places.
+    """Return how many trials run at once; None: as many as Ray places.
 
-    On this machine as many as it holds. A cluster may grow: trials of one worker wait for their place by themselves;
-    trials of several have a process each while they wait, so no more than fit now unless max_concurrent says so. None
-    of them can starve another: a group gets its whole place or none of it.
+    On a cluster, which may grow, trials of one worker wait for Ray to place them. One of several workers has a process
+    while it waits, so no more start than fit now, unless max_concurrent says so.
     """
     fits = max(1, min(int(has.cpus / cpus + 1e-9), _on_gpus(has, gpus) if gpus else math.inf))
     wanted = asked.max_concurrent

@@ -23,11 +23,11 @@ LINES_BELOW = 14  # printed under the table of the trials, at most
 def print_result(record: Record, out_dir: Path, winner: Row | None, seconds: float, prompt: str) -> None:
     """Print the ranked trials, the winner, where it is, and how to look further. prompt: what to ask it."""
     print_trials(record, out_dir)
-    total = sum(ranking.iterations(run) for run in record.runs.values())
+    total = sum(run.iterations for run in record.runs.values())
     print(f"\n{len(record.runs)} trials, {total:,} iterations, {seconds:.0f} s")
     if record.unfinished():
         print(f"{len(record.unfinished())} trials are not finished; go on with the same command and --resume")
-    if failed := sum(run["status"] == Status.FAILED for run in record.runs.values()):
+    if failed := sum(run.status == Status.FAILED for run in record.runs.values()):
         words = "1 trial failed; run it" if failed == 1 else f"{failed} trials failed; run them"
         print(f"{words} again with the same command and --resume --retry-failed")
     if winner:
@@ -38,11 +38,9 @@ def print_result(record: Record, out_dir: Path, winner: Row | None, seconds: flo
 
 
 def print_trials(record: Record, out_dir: Path) -> None:
-    """Print the ranked trials and the finalists; on a terminal as many as leave room for the
-    rest, and why some failed.
-    """
+    """Print the ranked trials and the finalists; on a terminal as many as have room, and why some failed."""
     console, metric = Console(highlight=False), record.sweep.metric
-    ranked = tables.in_order([tables.standing(trial, metric) for trial in record.trials.values()], metric)
+    ranked = ranking.ranked(record.trials.values(), metric)
     if console.is_terminal:
         console.print(*tables.cropped(ranked, metric, console, max(10, console.height - LINES_BELOW)), sep="\n")
         if len(ranked) > console.height - LINES_BELOW:

@@ -10,10 +10,10 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from popgpt.metrics.row import Row
 from popgpt.sweep.events import Event, Reported, Started
+from popgpt.sweep.ranking import ranked
 from popgpt.sweep.record import Record
-from popgpt.sweep.tables import Standing, cropped, in_order, standing, value
+from popgpt.sweep.tables import cropped, value
 from popgpt.terminal.progress import PATIENCE, describe_exact_match, unbreakable, waiting
 from popgpt.text.printable import line
 
@@ -25,8 +25,7 @@ class SweepProgress:
         self._patience = patience
         self._record = record
         self._console = unbreakable(console or Console(stderr=True))
-        self._known: dict[str, tuple[tuple[int, list[Row]], Standing]] = {}  # by rows: how many, and the last
-        self._begun = time.perf_counter(), sum(each.iterations for each in self._now())
+        self._begun = time.perf_counter(), self._iterations_done()
         self._first = ExitStack()
         self._live = Live(console=self._console, transient=True, refresh_per_second=2, get_renderable=self._picture)
 
@@ -42,31 +41,20 @@ class SweepProgress:
         if self._console.is_terminal:
             self._live.stop()
 
-    def _now(self) -> list[Standing]:
-        """Where every run stands. A trial is looked at anew once it has reported."""
-        now = []
-        for name, trial in self._record.runs.items():
-            rows = len(trial["metrics"]), trial["metrics"][-1:]
-            seen, known = self._known.get(name, (None, None))
-            if known is None or rows != seen:
-                known = standing(trial, self._record.sweep.metric)
-                self._known[name] = rows, known
-            now.append(known._replace(trial=trial))
-        return now
+    def _iterations_done(self) -> int:
+        return sum(trial.iterations for trial in self._record.runs.values())
 
     def _picture(self) -> RenderableType:
         """As many trials as there is room for, and under them, always, what is spent and left."""
-        ranked = in_order(self._now(), self._record.sweep.metric)
-        text = Text(self._summary(ranked))
+        metric, text = self._record.sweep.metric, Text(self._summary())
         height = self._console.height - len(self._console.render_lines(text, pad=False))
-        return Group(*cropped(ranked, self._record.sweep.metric, self._console, height), text)
+        return Group(*cropped(ranked(self._record.runs.values(), metric), metric, self._console, height), text)
 
-    def _summary(self, standings: list[Standing]) -> str:
+    def _summary(self) -> str:
         begun, before = self._begun
-        done, unfinished = sum(each.iterations for each in standings), {*self._record.unfinished()}
-        open_ones = [each for each in standings if each.trial["id"] in unfinished]
-        left = sum(max(0, self._record.sweep.max_t - each.iterations) for each in open_ones)
-        ended = f"{len(standings) - len(unfinished)} of {len(standings)} trials ended"
+        runs, done, unfinished = self._record.runs, self._iterations_done(), self._record.unfinished()
+        left = sum(max(0, self._record.sweep.max_t - runs[name].iterations) for name in unfinished)
+        ended = f"{len(runs) - len(unfinished)} of {len(runs)} trials ended"
         budget = describe_budget(done, left, done - before, time.perf_counter() - begun)
         return f"{ended}, {budget}" if done > before or not unfinished else f"starting the first trials; {budget}"
 
@@ -78,12 +66,12 @@ class SweepProgress:
         if not isinstance(event, Started):
             self._first.close()
         if isinstance(event, Started):
-            text = "  ".join(f"{key}={value(given, 6)}" for key, given in trial["config"].items())
+            text = "  ".join(f"{key}={value(given, 6)}" for key, given in trial.config.items())
         elif isinstance(event, Reported):
-            row = trial["metrics"][-1]
+            row = trial.metrics[-1]
             text = f"iteration {row['iteration']}  loss {row['train_loss']:.4f}  {describe_exact_match(row)}"
         else:
-            text = ": ".join(filter(None, (trial["status"], trial["reason"])))
+            text = trial.described_status
         self._console.print(line(f"trial {name}  {text}"), highlight=False, markup=False, soft_wrap=True)
 
 

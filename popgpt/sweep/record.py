@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,19 @@ from popgpt.metrics.row import Row
 from popgpt.sweep import finals, journal, ranking, search
 from popgpt.sweep.events import OPEN, Ended, Event, Failed, Paused, Reported, Started, Status
 from popgpt.sweep.schema import Sweep, SweepFile
+from popgpt.sweep.trial import Trial
 from popgpt.terminal import arguments
 from popgpt.text.errors import UserError, shortened
 
 FILE = journal.FILE
-KEPT = ("config", "status", "reason", "metrics")  # what a later process takes up of a trial
 TEST = ("exact_match", "exact_match_n", "exact_match_low", "exact_match_high")  # what is shown of a score on test
 RESUME = "--resume goes on with the same sweep: set it back, or give another out_dir"
 
 
 class Record:
-    """The trials of a sweep by id, in order, each as `ranking.Trial` says.
+    """The trials of a sweep by id, in order.
 
-    Once all have ended, the finalists are chosen. `repeats` are the finalists' runs with other seeds: trials too, that
-    have `of`, the id of the finalist. A trial that ASHA stopped and that goes on as a finalist has `stopped_by`, ASHA's
-    reason.
+    Once all have ended, the finalists are chosen. `repeats` are the finalists' runs with other seeds.
     """
 
     def __init__(self, sweep: Sweep, drawn: Sequence[Mapping[str, Any]]):
@@ -36,26 +34,30 @@ class Record:
         self.sweep = sweep
         self.asha: dict[str, Any] | None = None  # the scheduler's state
         self.drawn = drawn
-        self.trials = {f"{number:04d}": _new(f"{number:04d}", values) for number, values in enumerate(drawn)}
-        for number, trial in enumerate(self.trials.values()):
-            if search.rests_on_others(sweep, number):
-                trial |= {"config": {}, "status": Status.PLANNED}
-        self.repeats: dict[str, dict[str, Any]] = {}
+        self.trials: dict[str, Trial] = {}
+        for number, values in enumerate(drawn):
+            planned = search.rests_on_others(sweep, number)
+            name, status = f"{number:04d}", Status.PLANNED if planned else Status.WAITING
+            self.trials[name] = Trial(name, {} if planned else dict(values), status)
+        self.repeats: dict[str, Trial] = {}
         self.finalists: list[str] = []
         self.gpu: dict[str, int] | None = None  # what the largest trial takes of a GPU, where that was asked
         self.scored: dict[str, Any] = {}  # `best` when an earlier process had scored it on test
-        self.runs: MutableMapping[str, dict[str, Any]] = ChainMap(self.repeats, self.trials)
+        self.runs: Mapping[str, Trial] = ChainMap(self.repeats, self.trials)
         """All trials by id, then the finalists' repeats."""
         self._written = 0  # how often sweep.json was
 
+    def put(self, trial: Trial) -> None:
+        """Replace the trial or the repeat of the same id, or add the repeat."""
+        (self.repeats if trial.of else self.trials)[trial.id] = trial
+
     def open_trials(self) -> list[str]:
         """Return the trials that are to run or to go on under ASHA."""
-        return [name for name, t in self.trials.items() if t["status"] in OPEN and "stopped_by" not in t]
+        return [trial.id for trial in self.trials.values() if trial.status in OPEN and trial.stopped_by is None]
 
     def open_finals(self) -> list[str]:
         """Return the finalists' runs, of all seeds, that are to run or to go on to the full budget."""
-        names = [run["id"] for name in self.finalists for run in self._of(name)]
-        return [name for name in names if self.runs[name]["status"] in OPEN]
+        return [run.id for name in self.finalists for run in self._of(name) if run.status in OPEN]
 
     def unfinished(self) -> list[str]:
         """Return all runs that are to run or to go on, as far as they are known."""
@@ -63,31 +65,31 @@ class Record:
 
     def finalist_of(self, name: str) -> str | None:
         """Return the finalist whose configuration a run has, or None."""
-        of = str(self.runs[name].get("of", name))
+        of = self.runs[name].of or name
         return of if of in self.finalists else None
 
     def planned(self) -> bool:
         """Return whether some trials have no parameters yet."""
-        return any(trial["status"] == Status.PLANNED for trial in self.trials.values())
+        return any(trial.status == Status.PLANNED for trial in self.trials.values())
 
     def propose(self, name: str) -> bool:
         """Give the first of the planned trials its parameters. Returns False if the trial was not planned."""
-        if self.runs[name]["status"] != Status.PLANNED:
+        if self.runs[name].status != Status.PLANNED:
             return False
-        before = [trial for trial in self.trials.values() if trial["status"] != Status.PLANNED]
-        self.trials[name] |= {"config": search.propose(self.sweep, self.drawn, before), "status": Status.WAITING}
+        before = [trial for trial in self.trials.values() if trial.status != Status.PLANNED]
+        self.put(Trial(name, search.propose(self.sweep, self.drawn, before)))
         return True
 
     def seed(self, name: str) -> int:
         """Return the seed that a run is trained with."""
-        return self.sweep.config(self.runs[name]["config"]).seed
+        return self.sweep.config(self.runs[name].config).seed
 
     def states_kept(self, name: str) -> int | None:
         """Return how many states of a trial are needed beside ckpt.pt, or None if it has not ended.
 
         A failed one may run again; before the finalists are chosen, any that was stopped may become one.
         """
-        status = self.runs[name]["status"]
+        status = self.runs[name].status
         if status in OPEN:
             return None
         undecided = bool(self.sweep.finalists) and not self.finalists
@@ -102,41 +104,41 @@ class Record:
         if self.finalists or not sweep.finalists or self.open_trials():
             return False
         self.finalists = finals.choose(self.trials.values(), sweep.metric, sweep.finalists)
-        for name, trial in self.trials.items():
-            if name in self.finalists and trial["status"] == Status.STOPPED:
-                trial |= {"status": Status.WAITING, "reason": None, "stopped_by": trial["reason"]}
-            elif name not in self.finalists and trial["status"] in OPEN:
-                trial |= {"status": Status.STOPPED, "reason": trial.pop("stopped_by")}
-        for run in self.repeats.values():
-            if run["of"] not in self.finalists and run["status"] in OPEN:
-                run |= {"status": Status.STOPPED, "reason": "no longer a finalist's"}
+        for trial in [*self.trials.values()]:
+            if trial.id in self.finalists and trial.status == Status.STOPPED:
+                self.put(replace(trial, status=Status.WAITING, reason=None, stopped_by=trial.reason or ""))
+            elif trial.id not in self.finalists and trial.status in OPEN:
+                self.put(replace(trial, status=Status.STOPPED, reason=trial.stopped_by, stopped_by=None))
+        for run in [*self.repeats.values()]:
+            if run.of not in self.finalists and run.status in OPEN:
+                self.put(replace(run, status=Status.STOPPED, reason="no longer a finalist's"))
         for name in self.finalists:
-            parameters = self.trials[name]["config"]
+            parameters = self.trials[name].config
             for other, values in finals.repeats(name, parameters, self.seed(name), sweep.finalist_seeds).items():
-                run = self.repeats.setdefault(other, _new(other, values) | {"of": name})
-                if run["status"] == Status.STOPPED:
-                    run |= {"status": Status.WAITING, "reason": None}
+                run = self.repeats.get(other, Trial(other, values, of=name))
+                again = run.status == Status.STOPPED
+                self.put(replace(run, status=Status.WAITING, reason=None) if again else run)
         return bool(self.finalists)
 
     def results(self) -> list[Mapping[str, Any]]:
         """Return the finalists with their scores, best first."""
         metric = self.sweep.metric
         of = {name: self._of(name) for name in self.finalists}
-        seeds = {name: [self.seed(run["id"]) for run in runs] for name, runs in of.items()}
+        seeds = {name: [self.seed(run.id) for run in runs] for name, runs in of.items()}
         return finals.ranked([finals.result(name, of[name], seeds[name], metric) for name in of], metric)
 
-    def winner(self) -> Mapping[str, Any] | None:
+    def winner(self) -> Trial | None:
         """Return the trial whose configuration wins, or None if none has a score.
 
         That is the finalist with the best mean once all the finalists' runs have ended, and else the best trial.
         """
         if self.finalists and not self.open_finals():
             return self.trials[self.results()[0]["id"]]
-        return ranking.best(list(self.trials.values()), self.sweep.metric)
+        return ranking.best(self.trials.values(), self.sweep.metric)
 
-    def _of(self, name: str) -> list[dict[str, Any]]:
+    def _of(self, name: str) -> list[Trial]:
         """Return the runs of a finalist's configuration, its trial first."""
-        return [self.trials[name], *(run for run in self.repeats.values() if run["of"] == name)]
+        return [self.trials[name], *(run for run in self.repeats.values() if run.of == name)]
 
     def restore(self, before: Mapping[str, Any], retry_failed: bool = False) -> int:
         """Take up the state that an earlier process wrote. Returns how many runs have failed.
@@ -145,15 +147,11 @@ class Record:
         if the state is another sweep's.
         """
         check_same(before, self)
-        for old in before["trials"]:
-            self.trials[old["id"]] |= {key: old[key] for key in (*KEPT, "stopped_by") if key in old}
-        for old in before.get("repeats", []):
-            self.repeats[old["id"]] = _new(old["id"], old["config"]) | {key: old[key] for key in (*KEPT, "of")}
-        for run in self.runs.values():
-            run["status"] = Status(run["status"])
-        failed = [run for run in self.runs.values() if run["status"] == Status.FAILED]
+        for entry in (*before["trials"], *before.get("repeats", [])):
+            self.put(Trial.from_json(entry))
+        failed = [run for run in self.runs.values() if run.status == Status.FAILED]
         for run in failed if retry_failed else []:
-            run |= {"status": Status.WAITING, "reason": None}
+            self.put(replace(run, status=Status.WAITING, reason=None))
         if not self.open_trials():
             self.finalists = [each["id"] for each in before.get("finalists", [])]
         self.asha = before.get("asha")
@@ -166,33 +164,32 @@ class Record:
 
     def reopen(self, holds: Callable[[str], bool]) -> None:
         """If trials are to run, pause stopped ones that the scheduler `holds`: they may be promoted among these."""
-        for name, trial in self.trials.items() if self.open_trials() else ():
-            if trial["status"] == Status.STOPPED and holds(name):
-                trial |= {"status": Status.PAUSED, "reason": None}
+        for trial in [*self.trials.values()] if self.open_trials() else ():
+            if trial.status == Status.STOPPED and holds(trial.id):
+                self.put(replace(trial, status=Status.PAUSED, reason=None))
 
     def apply(self, name: str, event: Event) -> None:
         """Change a trial's status and rows as `event` says."""
         trial = self.runs[name]
         match event:
             case Started():
-                trial |= {"status": Status.RUNNING, "reason": None}
+                self.put(replace(trial, status=Status.RUNNING, reason=None))
             case Paused():
-                trial |= {"status": Status.PAUSED, "reason": None}
+                self.put(replace(trial, status=Status.PAUSED, reason=None))
             case Reported(rows):
-                journal.add_rows(trial["metrics"], rows)
+                self.put(trial.add_rows(rows))
             case Failed(reason):
-                trial |= {"status": Status.FAILED, "reason": reason}
+                self.put(replace(trial, status=Status.FAILED, reason=reason))
             case Ended(reason):
-                full_budget = min(self.sweep.config(trial["config"]).max_iters, self.sweep.max_t)
-                completed = ranking.iterations(trial) >= full_budget
+                completed = trial.iterations >= min(self.sweep.config(trial.config).max_iters, self.sweep.max_t)
                 status, reason = (Status.COMPLETED, None) if completed else (Status.STOPPED, reason)
-                trial |= {"status": status, "reason": reason}
+                self.put(replace(trial, status=status, reason=reason))
 
     def interrupt(self) -> None:
         """Set the status of running trials to interrupted."""
-        for trial in self.runs.values():
-            if trial["status"] == Status.RUNNING:
-                trial["status"] = Status.INTERRUPTED
+        for trial in [*self.runs.values()]:
+            if trial.status == Status.RUNNING:
+                self.put(replace(trial, status=Status.INTERRUPTED))
 
     def write(self, out_dir: Path, winner: Mapping[str, Any] | None = None) -> None:
         """Replace OUT/sweep.json. winner: what `best` says beside its scores."""
@@ -213,9 +210,7 @@ class Record:
         for other, change in asha.items():
             if self.asha:
                 journal.change_asha(self.asha, other, dict(change))
-        run = self.runs[name]
-        changed = {key: run[key] for key in ("id", "config", "status", "reason")}
-        line = {"after": self._written, **changed, "rows": ranking.json_safe(rows), "asha": asha}
+        line = {"after": self._written, **self.runs[name].to_event(rows), "asha": asha}
         journal.append(out_dir, line, sync=not rows)
 
 
@@ -226,12 +221,8 @@ def trial_folder(out_dir: Path, name: str) -> Path:
 
 def trial_config(record: Record, out_dir: Path, name: str) -> Config:
     """Return the config of a trial, which trains in its own folder."""
-    config = record.sweep.config(record.runs[name]["config"])
+    config = record.sweep.config(record.runs[name].config)
     return arguments.absolute(config.model_copy(update={"out_dir": str(trial_folder(out_dir, name))}))
-
-
-def _new(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {"config": dict(parameters), "status": Status.WAITING, "reason": None, "metrics": [], "id": name}
 
 
 def definition(sweep: Sweep) -> dict[str, Any]:

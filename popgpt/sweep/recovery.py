@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from popgpt.metrics.row import Row
 from popgpt.storage.folder import Folder
-from popgpt.sweep import asha, journal, ranking, record, search
+from popgpt.sweep import asha, journal, record, search
 from popgpt.sweep.asha import AshaScheduler
 from popgpt.sweep.draws import sample
 from popgpt.sweep.events import OPEN, Ended, Paused, Status
@@ -49,7 +50,7 @@ def recover_open_trials(record: Record, out_dir: Path) -> None:
     """
     for name, run in record.runs.items():
         folder = trial_folder(out_dir, name)
-        if run["status"] in OPEN and run["status"] != Status.PAUSED and folder.exists():  # a paused one reported all
+        if run.status in OPEN and run.status != Status.PAUSED and folder.exists():  # a paused one reported all
             with waiting_for(f"waiting for the process of trial {name} to end", claimed(Folder(folder))):
                 recover_rows(record, out_dir, name)
 
@@ -57,10 +58,11 @@ def recover_open_trials(record: Record, out_dir: Path) -> None:
 def recover_rows(record: Record, out_dir: Path, name: str, before: float = math.inf) -> list[Row]:
     """Add to the record what a trial's folder has of iterations under `before`. Returns the rows that were missing."""
     run, logged = record.runs[name], read_metrics(Folder(trial_folder(out_dir, name)))
-    recorded = {row["iteration"] for row in run["metrics"]}
-    earlier = [[row for row in rows if row["iteration"] < before] for rows in (run["metrics"], logged)]
-    run["metrics"] = max(earlier, key=len)
-    return [row for row in run["metrics"] if row["iteration"] not in recorded]
+    recorded = {row["iteration"] for row in run.metrics}
+    earlier = [[row for row in rows if row["iteration"] < before] for rows in (run.metrics, logged)]
+    found = max(earlier, key=len)
+    record.put(replace(run, metrics=found))
+    return [row for row in found if row["iteration"] not in recorded]
 
 
 def make_scheduler(record: Record) -> AshaScheduler | None:
@@ -75,10 +77,10 @@ def make_scheduler(record: Record) -> AshaScheduler | None:
         record.reopen(scheduler.holds)
         for name in record.open_trials():
             trial = record.trials[name]
-            if trial["metrics"]:
+            if trial.metrics:
                 scheduler.add(name)
-                judged = [scheduler.judge(name, row) for row in trial["metrics"]]
-                if not all(judged) and ranking.iterations(trial) < record.sweep.max_t:
+                judged = [scheduler.judge(name, row) for row in trial.metrics]
+                if not all(judged) and trial.iterations < record.sweep.max_t:
                     record.apply(name, Paused() if scheduler.holds(name) else Ended(scheduler.reason(name)))
     record.asha = scheduler.state() if scheduler else None
     return scheduler

@@ -143,10 +143,10 @@ def check_some_can_run(record: Record, dataset: Dataset) -> None:
     """Raise UserError, the first trial's, if no trial's config gets rows of the dataset, and weights to start from."""
     refusals = []
     for name in record.open_trials():
-        if record.trials[name]["status"] == Status.PLANNED:
+        if record.trials[name].status == Status.PLANNED:
             break
         try:
-            config = record.sweep.config(record.trials[name]["config"])
+            config = record.sweep.config(record.trials[name].config)
             make_rows(config, dataset, "train", config.seed)
             load_initial(config, dataset)
             return

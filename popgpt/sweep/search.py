@@ -8,12 +8,11 @@ from typing import Any
 
 from popgpt.lines.shuffle import derive_key
 from popgpt.metrics.metric import score
-from popgpt.sweep import ranking
 from popgpt.sweep.domain import Domain
 from popgpt.sweep.draws import compose, largest
 from popgpt.sweep.events import ENDED, Status
-from popgpt.sweep.ranking import Trial
 from popgpt.sweep.schema import Sweep
+from popgpt.sweep.trial import Trial
 from popgpt.text.errors import UserError
 
 STARTUP = 5  # trials that must have ended before TPE has anything to go by
@@ -21,7 +20,7 @@ ATTEMPTS = 100
 
 
 def load() -> Any:
-    """optuna, which says no more than its errors. Raises UserError where it is not installed."""
+    """Return optuna, which logs only errors. Raises UserError if it is not installed."""
     try:
         import optuna
     except ImportError:
@@ -31,21 +30,17 @@ def load() -> Any:
 
 
 def rests_on_others(sweep: Sweep, number: int) -> bool:
-    """Whether a trial waits for others' scores: not so the points to evaluate, the first draws, and random search."""
+    """Return whether TPE proposes the trial: not points to evaluate, the first draws, or trials of random search."""
     return sweep.search == "optuna" and number >= max(STARTUP, len(sweep.points))
 
 
 def propose(sweep: Sweep, drawn: Sequence[Mapping[str, Any]], before: Sequence[Trial]) -> dict[str, Any]:
-    """The parameters of the trial after those `before`, and none of theirs.
+    """Return the parameters of the trial after those `before`, which are all that have parameters, in order.
 
-    A function of the arguments alone, so a sweep that goes on needs no more than its record. The first trials are those
-    of random search, as is one for which TPE finds nothing new that the config accepts.
-
-    Args:
-        drawn: what random search draws, `draws.sample(sweep)`, of which there is more than `before`.
-        before: all trials that have parameters, in their order.
+    The first trials, and one for which TPE finds nothing new that the config accepts, are those of random search.
+    drawn: what random search draws, `draws.sample(sweep)`.
     """
-    known = [trial["config"] for trial in before]
+    known = [trial.config for trial in before]
     fresh = next(values for values in drawn if values not in known)
     if not rests_on_others(sweep, len(before)) or sum(map(_ended, before)) < STARTUP:
         return dict(fresh)
@@ -63,50 +58,50 @@ def propose(sweep: Sweep, drawn: Sequence[Mapping[str, Any]], before: Sequence[T
 
 
 def _ended(trial: Trial) -> bool:
-    """Whether ASHA and the budget are done with it, or hold it at a rung: not so a finalist's going on."""
-    return trial["status"] in (*ENDED, Status.PAUSED) or "stopped_by" in trial
+    """Return whether the trial has ended under ASHA, or is held at a rung; finalists that go on have."""
+    return trial.status in (*ENDED, Status.PAUSED) or trial.stopped_by is not None
 
 
 def _study(sweep: Sweep, before: Sequence[Trial]) -> tuple[Any, dict[str, Any]]:
-    """The trials as optuna has them, and the parameters' distributions.
+    """Return the trials as an optuna study, and the parameters' distributions.
 
-    Scores are places in their order, so that token accuracy breaks ties. Optuna ranks trials that were stopped behind
-    all that were not: by how far they got, then by score. One that failed, or has no score, it ranks last.
+    Its scores are ranks, so that token accuracy breaks ties. Optuna ranks completed trials first, then stopped ones by
+    iterations and score, then those that failed or have no score.
     """
     optuna = load()
     distributions = {name: _distribution(optuna.distributions, sweep, name) for name in sweep.space}
     sampler = optuna.samplers.TPESampler(seed=derive_key("search", sweep.seed, len(before)) % 2**32, n_startup_trials=0)
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    rows = [ranking.best_row(trial, sweep.metric) for trial in before]
+    rows = [trial.best_row(sweep.metric) for trial in before]
     scores = [score(row, sweep.metric) for row in rows]
     places = {each: place for place, each in enumerate(sorted(set(scores)))}
     states = optuna.trial.TrialState
     for trial, row, found in zip(before, rows, scores, strict=True):
         told: dict[str, Any] = {"state": states.PRUNED if _ended(trial) else states.RUNNING}
-        if row and trial["status"] == Status.COMPLETED:
+        if row and trial.status == Status.COMPLETED:
             told = {"state": states.COMPLETE, "value": places[found]}
-        elif row and trial["status"] != Status.FAILED:
+        elif row and trial.status != Status.FAILED:
             told["intermediate_values"] = {_reached(trial, sweep.metric): places[found]}
-        params = {name: value for name, value in trial["config"].items() if _holds(distributions[name], value)}
+        params = {name: value for name, value in trial.config.items() if _holds(distributions[name], value)}
         own = {name: distributions[name] for name in params}
         study.add_trial(optuna.trial.create_trial(params=params, distributions=own, **told))
     return study, distributions
 
 
 def _reached(trial: Trial, metric: str) -> int:
-    """The iteration of the last evaluation."""
-    return max(int(row["iteration"]) for row in trial["metrics"] if metric in row)
+    """Return the iteration of the last evaluation."""
+    return max(int(row["iteration"]) for row in trial.metrics if metric in row)
 
 
 def _holds(distribution: Any, value: Any) -> bool:
-    """Whether a value could have been asked for; a point to evaluate may have any other."""
+    """Return whether the distribution holds a value; a point to evaluate may have any other."""
     if hasattr(distribution, "choices"):
         return value in distribution.choices
     return isinstance(value, int | float) and distribution.low <= value <= distribution.high
 
 
 def _distribution(distributions: Any, sweep: Sweep, name: str) -> Any:
-    """A parameter's, the same in every trial: for divisors the range they may lie in, of which the nearest is taken."""
+    """Return a parameter's distribution, the same in every trial: of divisors the range that they lie in."""
     domain = sweep.space[name]
     if domain.kind == "choice":
         return distributions.CategoricalDistribution(domain.values)
@@ -119,7 +114,7 @@ def _distribution(distributions: Any, sweep: Sweep, name: str) -> Any:
 
 
 def _composed(sweep: Sweep, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The trial that is meant by what optuna asks for. Raises UserError where a whole number has no such divisor."""
+    """Return the parameters that optuna asks for, divisors as the nearest one. Raises UserError if there is none."""
 
     def pick(name: str, domain: Domain) -> Any:
         value = asked[name]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from popgpt.metrics.metric import METRICS, score
+from popgpt.metrics.metric import METRICS
 from popgpt.sweep.events import Status
-from popgpt.sweep.ranking import Trial, best_row, iterations
+from popgpt.sweep.trial import Trial
 from popgpt.text.printable import cut, printable
 
 if TYPE_CHECKING:
@@ -19,14 +19,6 @@ if TYPE_CHECKING:
 GAP = 2
 LETTERS = (5, 3)  # of a word in a header that is folded, at least: at first, and where there is less room
 SHOWN_REASONS = 10
-
-
-class Standing(NamedTuple):
-    """A trial, its best evaluation (empty: it has none) and how far it got."""
-
-    trial: Trial
-    best: Mapping[str, Any]
-    iterations: int
 
 
 @dataclass(frozen=True)
@@ -44,27 +36,14 @@ class Column:
         return max(map(cell_len, [*self.header.split("\n"), *self.cells]))
 
 
-def standing(trial: Trial, metric: str) -> Standing:
-    """Where a trial stands."""
-    return Standing(trial, best_row(trial, metric), iterations(trial))
-
-
-def in_order(standings: Iterable[Standing], metric: str) -> list[Standing]:
-    """The best first; those without an evaluation come last. Equals keep their order."""
-    return sorted(standings, key=lambda each: score(each.best, metric), reverse=True)
-
-
-def table(ranked: Sequence[Standing], metric: str, width: int | None = None) -> Table:
-    """Trials in the given order: what was swept, how far each got, its scores and its status.
-
-    width: the widest that it may be. What matters least is then left out, before that the reasons of the statuses.
-    """
-    columns = full(ranked) if width is None else fitting(ranked, metric, width)
+def table(ranked: Sequence[Trial], metric: str, width: int | None = None) -> Table:
+    """Return the table of the trials in the given order, of at most `width`; see `fitting`."""
+    columns = full(ranked, metric) if width is None else fitting(ranked, metric, width)
     return drawn(columns, range(len(ranked)))
 
 
 def drawn(columns: Sequence[Column], rows: Iterable[int]) -> Table:
-    """These rows of the columns; the last column may take several lines."""
+    """Return the table of these rows of the columns. The last column may take several lines."""
     from rich.table import Table
     from rich.text import Text
 
@@ -83,25 +62,27 @@ def drawn(columns: Sequence[Column], rows: Iterable[int]) -> Table:
     return shown
 
 
-def full(ranked: Sequence[Standing]) -> list[Column]:
-    """Every column, and each status with its reason."""
-    reasons = [": ".join(filter(None, (str(t["status"]), t.get("reason")))) for t, *_ in ranked]
+def full(ranked: Sequence[Trial], metric: str) -> list[Column]:
+    """Return every column: what was swept, how far each trial got, its scores, its status with the reason."""
+    identifiers = Column("trial", [printable(trial.id) for trial in ranked], right=False)
     swept = [Column(printable(name), values(ranked, name)) for name in swept_names(ranked)]
-    status = Column("status", [printable(reason) for reason in reasons], right=False)
-    return [identifiers(ranked), *swept, *scores(ranked).values(), status]
+    status = Column("status", [printable(trial.described_status) for trial in ranked], right=False)
+    return [identifiers, *swept, *scores(ranked, metric).values(), status]
 
 
-def fitting(ranked: Sequence[Standing], metric: str, width: int) -> list[Column]:
-    """As much as fits `width`: all; all but the reasons; then with fewer scores; then that with headers folded and
-    numbers rounded; and at the end with all parameters of a trial in one column, which may take several lines.
+def fitting(ranked: Sequence[Trial], metric: str, width: int) -> list[Column]:
+    """Return as much as fits `width`.
+
+    That is all; or all but the reasons; or fewer scores too; or, beside that, folded headers and rounded numbers; or
+    all parameters of a trial in one column, which may take several lines.
     """
-    found = full(ranked)
+    found = full(ranked, metric)
     if total(found) <= width:
         return found
     names = swept_names(ranked)
-    status = Column("status", [str(each.trial["status"]) for each in ranked], right=False)
+    status = Column("status", [str(trial.status) for trial in ranked], right=False)
     trials, *plain = found[: len(names) + 1]
-    whole = scores(ranked)
+    whole = scores(ranked, metric)
     losable = [name for name in reversed(whole) if name != METRICS[metric].label]
     short = {name: replace(column, header=folded_header(name)) for name, column in whole.items()}
     folded, shortest = ([folded_column(ranked, name, names, letters) for name in names] for letters in LETTERS)
@@ -111,34 +92,28 @@ def fitting(ranked: Sequence[Standing], metric: str, width: int) -> list[Column]
             kept = [column for name, column in results.items() if name not in losable[:fewer]]
             if total(found := [trials, *swept, *kept, status]) <= width:
                 return found
-    pairs = ["  ".join(f"{printable(key)}={value(v, 3)}" for key, v in each.trial["config"].items()) for each in ranked]
+    pairs = ["  ".join(f"{printable(key)}={value(v, 3)}" for key, v in trial.config.items()) for trial in ranked]
     kept = [column for name, column in short.items() if name not in losable]
     return [trials, *kept, status, Column("parameters", pairs, right=False)]
 
 
 def total(columns: Sequence[Column]) -> int:
-    """How wide a table of these columns is."""
+    """Return how wide a table of these columns is."""
     return sum(column.width for column in columns) + GAP * (len(columns) - 1)
 
 
-def identifiers(ranked: Sequence[Standing]) -> Column:
-    return Column("trial", [printable(str(each.trial["id"])) for each in ranked], right=False)
+def swept_names(ranked: Sequence[Trial]) -> list[str]:
+    """Return the swept parameters, in the order of the space. The seed of a repeat is in its id."""
+    return list(dict.fromkeys(name for trial in ranked if trial.of is None for name in trial.config))
 
 
-def swept_names(ranked: Sequence[Standing]) -> list[str]:
-    """The swept parameters, in the order of the space. What repeats have besides, their seed, is in their names."""
-    own = [each.trial["config"] for each in ranked if "of" not in each.trial]
-    return list(dict.fromkeys(name for config in own for name in config))
+def values(ranked: Sequence[Trial], name: str, digits: int = 4) -> list[str]:
+    """Return each trial's value of a parameter, or "" if it has none."""
+    return [value(trial.config[name], digits) if name in trial.config else "" for trial in ranked]
 
 
-def values(ranked: Sequence[Standing], name: str, digits: int = 4) -> list[str]:
-    """Each trial's value of a parameter; nothing where it has none."""
-    configs = [each.trial["config"] for each in ranked]
-    return [value(config[name], digits) if name in config else "" for config in configs]
-
-
-def folded_column(ranked: Sequence[Standing], name: str, names: Sequence[str], least: int) -> Column:
-    """A parameter's column, as wide as its values: each word of its name is cut to that and has a line of its own."""
+def folded_column(ranked: Sequence[Trial], name: str, names: Sequence[str], least: int) -> Column:
+    """Return a parameter's column, as wide as its values: each word of its name, cut to that, has its own line."""
     cells = values(ranked, name, digits=3)
     others = [other for other in names if other != name]
     longest = max(map(len, name.split("_")))
@@ -156,20 +131,19 @@ def folded_header(name: str) -> str:
     return "iters" if name == "iterations" else name.replace(" ", "\n")
 
 
-def scores(ranked: Sequence[Standing]) -> dict[str, Column]:
-    """The columns of how far each got and what it came to, by their headers."""
-    best = [each.best for each in ranked]
-    cells = {"iterations": [str(each.iterations) for each in ranked]}
-    for metric in METRICS.values():
-        shown = ".1%" if metric.is_share else metric.format
-        cells[metric.label] = [formatted(row.get(metric.name), shown) for row in best]
-        if metric.name == "exact_match":
+def scores(ranked: Sequence[Trial], metric: str) -> dict[str, Column]:
+    """Return the columns of how far each trial got and of its best evaluation's scores, by their headers."""
+    best = [trial.best_row(metric) for trial in ranked]
+    cells = {"iterations": [str(trial.iterations) for trial in ranked]}
+    for each in METRICS.values():
+        cells[each.label] = [formatted(row.get(each.name), ".1%" if each.is_share else each.format) for row in best]
+        if each.name == "exact_match":
             cells["95% interval"] = [interval(row) for row in best]
-    return {name: Column(name, each) for name, each in cells.items()}
+    return {header: Column(header, column) for header, column in cells.items()}
 
 
-def cropped(ranked: Sequence[Standing], metric: str, console: Console, height: int) -> list[ConsoleRenderable]:
-    """The table in at most `height` lines, of the best and of those that run, and how many more there are."""
+def cropped(ranked: Sequence[Trial], metric: str, console: Console, height: int) -> list[ConsoleRenderable]:
+    """Return the table in at most `height` lines: the best, those that run, and how many more there are."""
     from rich.text import Text
 
     def lines(parts: Sequence[ConsoleRenderable]) -> int:
@@ -188,26 +162,26 @@ def cropped(ranked: Sequence[Standing], metric: str, console: Console, height: i
     return []
 
 
-def chosen(ranked: Sequence[Standing], count: int) -> list[int]:
-    """The numbers of `count` trials, in order: the best, but in up to half of the places those that run."""
-    running = [number for number, each in enumerate(ranked) if each.trial["status"] == Status.RUNNING]
+def chosen(ranked: Sequence[Trial], count: int) -> list[int]:
+    """Return the places of `count` trials, in order: the best, and in up to half of them those that run."""
+    running = [number for number, trial in enumerate(ranked) if trial.status == Status.RUNNING]
     first = [*running[: count // 2], *range(len(ranked))]
     return sorted(list(dict.fromkeys(first))[:count])
 
 
-def describe_others(ranked: Sequence[Standing], rows: Sequence[int]) -> str:
-    """How many trials are not among `rows`, by their status; nothing where there are none."""
-    left = [str(ranked[number].trial["status"]) for number in sorted({*range(len(ranked))} - {*rows})]
+def describe_others(ranked: Sequence[Trial], rows: Sequence[int]) -> str:
+    """Return how many trials are not among `rows`, by their status; "" if there are none."""
+    left = [trial.status for number, trial in enumerate(ranked) if number not in rows]
     counts = [f"{left.count(status)} {status}" for status in dict.fromkeys(left)]
     return f"... and {len(left)} more: {', '.join(counts)}" if left else ""
 
 
 def describe_failures(trials: Iterable[Trial], width: int) -> Iterator[str]:
-    """Why trials failed, each reason once, in lines of at most `width`."""
+    """Yield why trials failed, each reason once, in lines of at most `width`."""
     reasons: dict[str, list[str]] = {}
     for trial in trials:
-        if trial["status"] == Status.FAILED:
-            reasons.setdefault(printable(str(trial.get("reason"))), []).append(str(trial["id"]))
+        if trial.status == Status.FAILED:
+            reasons.setdefault(printable(str(trial.reason)), []).append(trial.id)
     for reason, names in list(reasons.items())[:SHOWN_REASONS]:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         who = f"failed: {', '.join(names[:3])}{more}: "
@@ -217,24 +191,20 @@ def describe_failures(trials: Iterable[Trial], width: int) -> Iterator[str]:
 
 
 def finalists_table(results: Sequence[Mapping[str, Any]], metric: str) -> Table:
-    """The finalists, in the given order: their mean and the score of each run by its seed."""
+    """Return the table of the finalists, in the given order: their mean and the score of each run by its seed."""
     from rich.table import Table
 
-    shown = Table(box=None, pad_edge=False)
+    shown, how = Table(box=None, pad_edge=False), METRICS[metric].format
     for name in ("trial", "mean", "each seed"):
         shown.add_column(name, overflow="fold")
-
     for each in results:
-        seeds = [
-            f"{run['seed']}: {formatted(run.get(metric), METRICS[metric].format) or run['status']}"
-            for run in each["seeds"]
-        ]
-        shown.add_row(str(each["id"]), formatted(each["mean"], METRICS[metric].format), "  ".join(seeds))
+        seeds = [f"{run['seed']}: {formatted(run.get(metric), how) or run['status']}" for run in each["seeds"]]
+        shown.add_row(each["id"], formatted(each["mean"], how), "  ".join(seeds))
     return shown
 
 
 def value(found: Any, digits: int = 4) -> str:
-    """A value as YAML has it; of a fraction some digits."""
+    """Return a value as YAML has it; a fraction has so many digits."""
     if found is None or isinstance(found, bool):
         return "null" if found is None else str(found).lower()
     return f"{found:.{digits}g}" if isinstance(found, float) else printable(str(found))

@@ -10,7 +10,7 @@ from popgpt.data.batches import count_left_out
 from popgpt.data.dataset import Dataset
 from popgpt.metrics.row import Row
 from popgpt.storage.folder import Folder
-from popgpt.sweep import journal, ranking
+from popgpt.sweep import journal
 from popgpt.sweep.events import ENDED, Event, Paused, Reported, Started, Status
 from popgpt.sweep.record import Record, trial_config, trial_folder
 from popgpt.sweep.report.files import HTML, MARKDOWN
@@ -67,7 +67,7 @@ class SweepTracker:
     def tag_finalists(self) -> None:
         """Tag the finalists that have completed; the others are tagged when they go on."""
         for name in self._record.finalists:
-            if self._record.trials[name]["status"] == Status.COMPLETED:
+            if self._record.trials[name].status == Status.COMPLETED:
                 self._begin(name, resume=True)
                 self._end(name)
 
@@ -91,16 +91,16 @@ class SweepTracker:
         if name not in self._runs:
             return  # it failed before it started
         trial, run = self._record.runs[name], self._runs.pop(name)
-        reason = trial["reason"] or (WENT_ON if "stopped_by" in trial else None)
-        status = Status.INTERRUPTED if trial["status"] == Status.PAUSED else trial["status"]
-        run.finish(status, ranking.best_row(trial, self._record.sweep.metric), {"reason": reason})
+        reason = trial.reason or (None if trial.stopped_by is None else WENT_ON)
+        status = Status.INTERRUPTED if trial.status == Status.PAUSED else trial.status
+        run.finish(status, trial.best_row(self._record.sweep.metric), {"reason": reason})
         self._ended[name] = run
 
     def _end_recorded(self) -> None:
         """Send the trials that ended under an earlier process, which may have been killed before it had sent them."""
         for name, run in self._record.runs.items():
             there = trial_folder(self._out_dir, name).exists()
-            if there and name not in self._ended and run["status"] in ENDED:
+            if there and name not in self._ended and run.status in ENDED:
                 self._begin(name)
                 self._end(name)
 
@@ -129,6 +129,6 @@ class SweepTracker:
         The scores' step is the iterations of the whole sweep, so that a sweep that goes on adds later ones.
         """
         params = trial_config(self._record, self._out_dir, winner["id"]).model_dump()
-        scores = {**winner["test"], "iteration": sum(map(ranking.iterations, self._record.runs.values()))}
+        scores = {**winner["test"], "iteration": sum(trial.iterations for trial in self._record.runs.values())}
         tags = {"best_trial": winner["id"], "split": "test"}
         self._parent.finish(Status.COMPLETED, scores, tags, params, split="test")

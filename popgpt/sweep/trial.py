@@ -1,83 +1,100 @@
-"""What the process of a trial runs."""
+"""A trial of a sweep: its parameters, its status, what it logged; and how sweep.json and events.jsonl say that."""
 
 from __future__ import annotations
 
-import functools
-import sys
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
-import torch
-
-from popgpt.cluster.process import limit_exit_time, take_cores
-from popgpt.config import make_config
-from popgpt.data.batches import make_rows
-from popgpt.data.dataset import dataset_path, open_dataset
+from popgpt.metrics.metric import METRICS, score
 from popgpt.metrics.row import Row
-from popgpt.storage.folder import Folder
-from popgpt.training import folder
-from popgpt.training.loop import explain_errors, fit
-from popgpt.training.probe import gpu_memory
-from popgpt.training.world import World, pick_device
+from popgpt.sweep.events import Status
 
-open_once = functools.lru_cache(maxsize=4)(open_dataset)
+SCORES = (*METRICS, "exact_match_n", "exact_match_low", "exact_match_high", "iteration")
+"""What sweep.json says of a trial's best evaluation, as far as its row has it."""
 
 
-def train_trial(values: dict[str, Any], resources: dict[str, float], memory: float | None = None) -> None:
-    """Train one trial of a sweep, in the process that Ray Tune started for it and may end once it said stop.
+@dataclass(frozen=True)
+class Trial:
+    """A trial, or a finalist's repeat with another seed. It never changes: the record replaces it by another."""
 
-    Args:
-        values: the trial's parameters.
-        resources: CPU and GPU of each of its workers.
-        memory: the part of its GPU's memory that its tensors may take; None: all.
-    """
-    limit_exit_time()
-    config = make_config(values)
-    report = TrialReport()
-    if config.workers == 1:
-        take_cores(resources["CPU"])
-        if memory is not None:
-            torch.cuda.set_per_process_memory_fraction(memory)
-        world = World(pick_device("cuda" if resources["GPU"] else "cpu"))
-        fit(config, open_once(dataset_path(config)), world, report, report.stopped, wait_for_save=True)
-    else:
-        from popgpt.cluster.group import train_on_workers
+    id: str
+    config: dict[str, Any]  # the swept parameters
+    status: Status = Status.WAITING
+    reason: str | None = None  # why it was stopped or failed
+    metrics: list[Row] = field(default_factory=list)  # in the order of iterations
+    of: str | None = None  # the finalist that it repeats
+    stopped_by: str | None = None  # ASHA's reason, if ASHA stopped it and it goes on as a finalist
+    _best: dict[str, Row] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-        train_on_workers(config, resources, report, report.stopped, wait_for_save=True)
-    folder.drop_states(Folder(config.out_dir), keep=1)
-    if report.stopped():
-        sys.exit(0)
+    @cached_property
+    def iterations(self) -> int:
+        """The last iteration that it logged."""
+        return max((int(row["iteration"]) for row in self.metrics), default=0)
+
+    @property
+    def described_status(self) -> str:
+        """The status, and the reason if there is one."""
+        return ": ".join(filter(None, (self.status, self.reason)))
+
+    def best_row(self, metric: str) -> Row:
+        """Return the best evaluation by the metric, then token accuracy: the earliest of equals, {} if none."""
+        if metric not in self._best:
+            self._best[metric] = max(self.evaluations(metric), key=lambda row: score(row, metric), default={})
+        return self._best[metric]
+
+    def evaluations(self, metric: str) -> list[Row]:
+        """Return the rows where the metric is a finite number."""
+        return [row for row in self.metrics if math.isfinite(score(row, metric)[0])]
+
+    def add_rows(self, rows: Sequence[Row]) -> Trial:
+        """Return the trial with more rows; they replace those of their own iterations and later ones."""
+        kept = len(self.metrics)
+        while rows and kept and self.metrics[kept - 1]["iteration"] >= rows[0]["iteration"]:
+            kept -= 1
+        return replace(self, metrics=[*self.metrics[:kept], *map(dict, rows)])
+
+    def to_json(self, metric: str) -> dict[str, Any]:
+        """Return what sweep.json says of the trial, its scores at its best evaluation included."""
+        row = self.best_row(metric)
+        optional = {"of": self.of, "stopped_by": self.stopped_by}
+        entry: dict[str, Any] = json_safe(
+            {
+                "id": self.id,
+                "config": self.config,
+                "status": self.status,
+                "reason": self.reason,
+                **{key: value for key, value in optional.items() if value is not None},
+                "iterations": self.iterations,
+                **{key: row[key] for key in SCORES if key in row},
+                "metrics": self.metrics,
+            }
+        )
+        return entry
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Trial:
+        """Return the trial that sweep.json says, once `journal.check` has found nothing wrong with it."""
+        status, of, stopped_by = Status(entry["status"]), entry.get("of"), entry.get("stopped_by")
+        return cls(entry["id"], entry["config"], status, entry["reason"], entry["metrics"], of, stopped_by)
+
+    def to_event(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """Return what a line of events.jsonl says of the trial, its new rows included."""
+        state = {"id": self.id, "config": self.config, "status": self.status, "reason": self.reason}
+        return {**state, "rows": json_safe(rows)}
+
+    def apply_event(self, event: Mapping[str, Any]) -> Trial:
+        """Return the trial as it is after a line of events.jsonl."""
+        status = Status(event["status"])
+        return replace(self, config=event["config"], status=status, reason=event["reason"]).add_rows(event["rows"])
 
 
-def measure_gpu_memory(values: dict[str, Any]) -> dict[str, int]:
-    """Return what `probe.gpu_memory` says of a trial, in a process that Ray gives a whole GPU. Raises UserError."""
-    limit_exit_time()
-    config = make_config({**values, "device": "cuda"})
-    dataset = open_dataset(dataset_path(config))
-    with explain_errors(config):
-        return gpu_memory(config, dataset, make_rows(config, dataset, "train", config.seed))
-
-
-class TrialReport:
-    """Gathers logged rows and hands them to Ray Tune with the next evaluation, where ASHA decides."""
-
-    def __init__(self) -> None:
-        self._rows: list[Row] = []
-        self._stopped = False
-
-    def __call__(self, row: Row) -> None:
-        from ray import tune
-
-        self._rows.append(row)
-        if "exact_match" in row and not self._stopped:
-            rows, self._rows = self._rows, []
-            try:
-                tune.report({**row, "rows": rows})
-            except SystemExit:
-                self._stopped = True
-
-    def stopped(self) -> bool:
-        """Return whether Ray Tune has stopped this trial.
-
-        Ray Tune raises SystemExit in the report. The trial ends as at Ctrl-C instead, its state saved.
-        """
-        return self._stopped
+def json_safe(value: Any) -> Any:
+    """Return `value` as JSON takes it: a number that is not finite is None."""
+    if isinstance(value, Mapping):
+        return {key: json_safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_safe(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -19,7 +19,7 @@ from popgpt.config import Config, make_config
 from popgpt.sweep.asha import AshaScheduler
 from popgpt.sweep.events import Ended, Event, Failed, Paused, Reported, Started
 from popgpt.sweep.placement import Placement
-from popgpt.sweep.trial import measure_gpu_memory, train_trial
+from popgpt.sweep.trial_process import measure_gpu_memory, train_trial
 from popgpt.text.errors import UserError
 from popgpt.training.memory import memory_advice
 

@@ -6,9 +6,8 @@ import shutil
 from pathlib import Path
 
 from popgpt.data.dataset import Dataset
-from popgpt.metrics.row import Row
+from popgpt.metrics.row import METRICS_FILE, Row
 from popgpt.storage.folder import Folder
-from popgpt.sweep import ranking
 from popgpt.sweep.record import Record, trial_folder
 from popgpt.sweep.recovery import recover_rows
 from popgpt.sweep.tracker import SweepTracker
@@ -30,9 +29,9 @@ def score_winner(record: Record, out_dir: Path, dataset: Dataset, tracker: Sweep
     winner = record.winner()
     if winner is None:
         return None
-    name, best = winner["id"], out_dir / "best"
+    name, best = winner.id, out_dir / "best"
     found = {"id": name, "run_dir": str(best), "seed": record.seed(name)}
-    at = ranking.best_row(winner, record.sweep.metric)["iteration"]
+    at = winner.best_row(record.sweep.metric)["iteration"]
     if (record.scored.get("id"), record.scored.get("iteration")) == (name, at) and best.is_dir():
         return {**found, "test": record.scored["test"]}
     if missing := copy_winner(record, out_dir, name, best):
@@ -53,10 +52,10 @@ def copy_winner(record: Record, out_dir: Path, name: str, best: Path) -> list[Ro
         shutil.rmtree(old, ignore_errors=True)
     new.mkdir()
     with waiting_for(f"waiting for the process of trial {name} to end", folder.claimed(Folder(trained))):
-        for file in (*folder.outcome(Folder(trained)), folder.METRICS):
+        for file in (*folder.outcome(Folder(trained)), METRICS_FILE):
             shutil.copy(trained / file, new)
     scores = load_best(new)["scores"]
     folder.write_result(Folder(new), folder.read_result(Folder(new)) | result_scores(scores))
-    missing = recover_rows(record, out_dir, name, max(scores["iteration"], ranking.iterations(record.runs[name])) + 1)
+    missing = recover_rows(record, out_dir, name, max(scores["iteration"], record.runs[name].iterations) + 1)
     new.rename(best)
     return missing

@@ -49,6 +49,10 @@ class View(Protocol):
         """Every character that a model reads or writes, sorted, the newline not among them."""
 
     @property
+    def keeps_lines(self) -> bool:
+        """Whether each line keeps its length and begins at position 0, and read() is the same in every epoch."""
+
+    @property
     def positions(self) -> int:
         """How many positions there are: what a model's table of positions has to hold."""
 
@@ -89,6 +93,8 @@ class Plain:
         positions: characters of a line at most. The newline after it is only ever written, and needs none.
         longest_answer: characters of an answer at most; None: as many as a line has room for.
     """
+
+    keeps_lines = True
 
     def __init__(self, alphabet: str, separator: str, positions: int, longest_answer: int | None = None) -> None:
         self.alphabet = "".join(sorted(set(alphabet)))

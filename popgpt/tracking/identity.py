@@ -15,12 +15,11 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from popgpt.config import flat
-from popgpt.metrics.row import Row
+from popgpt.metrics.row import METRICS_FILE, Row
 from popgpt.storage.folder import Folder, json_bytes
 from popgpt.text.redaction import redact_uri
 
 FILE = "tracking.json"
-METRICS = "metrics.jsonl"
 SYMBOLS = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
 LONGEST_PARAM = 6000
 LONGEST_TAG = 5000
@@ -124,7 +123,7 @@ def read_rows(folder: Folder, before: int | None = None) -> list[Row]:
     A line that is no row, such as one that was cut off, is left out.
     """
     try:
-        content = folder.read_lines(METRICS)
+        content = folder.read_lines(METRICS_FILE)
     except FileNotFoundError:
         return []
     found = []

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from popgpt.config import Config, Role, dump_yaml, flat, may_agree, parameters_of, parse_yaml
-from popgpt.metrics.row import row_problem
+from popgpt.metrics.row import METRICS_FILE, row_problem
 from popgpt.storage.folder import Folder, json_bytes, parse_json, split_lines
 from popgpt.storage.stores import StoreError
 from popgpt.text.errors import UserError, shortened
 
 BEST = "ckpt.pt"
 CONFIG = "config.yaml"
-METRICS = "metrics.jsonl"
 RESULT = "result.json"
 ERROR = "error.txt"
 MARK = ".mark"
@@ -257,10 +256,10 @@ def read_metrics(folder: Folder) -> list[dict[str, Any]]:
     Raises UserError, naming the line, if a line is no row.
     """
     try:
-        lines = split_lines(folder.read_lines(METRICS))
+        lines = split_lines(folder.read_lines(METRICS_FILE))
     except FileNotFoundError:
         return []
-    where = folder.at(METRICS)
+    where = folder.at(METRICS_FILE)
     return [parse_row(line, f"{where}: line {number}") for number, line in enumerate(lines, 1) if line.endswith(b"\n")]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from popgpt.metrics.row import Row, RunResult
+from popgpt.metrics.row import METRICS_FILE, Row, RunResult
 from popgpt.storage.folder import Folder, LineFile
 from popgpt.text.errors import UserError
 from popgpt.training import checkpoint, folder
@@ -37,7 +37,7 @@ class RunWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="popgpt-writer")
         self._writing: Future[None] | None = None
         self._error: OSError | None = None
-        self._metrics = LineFile(run_folder, folder.METRICS)
+        self._metrics = LineFile(run_folder, METRICS_FILE)
         self._last_saved: int | None = None
 
     def __enter__(self) -> RunWriter:

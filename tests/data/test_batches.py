@@ -56,6 +56,26 @@ def rows_of(dataset: Dataset, block_size: int, **options: Any) -> Rows:
     return Rows(dataset.split("train"), Plain(dataset.meta.characters.replace("\n", ""), "=", block_size), parameters)
 
 
+def test_another_packages_view_that_keeps_lines_gives_the_rows_of_the_plain_one(make: Make) -> None:
+    class Foreign:
+        def __init__(self, plain: Plain) -> None:
+            self._plain = plain
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._plain, name)
+
+        def lengths(self, text: Any) -> Any:
+            raise AssertionError("the lengths of the shards are known")
+
+    dataset, parameters = make(["1+1=2", "2+2=0", "0+0=0"]), RowParameters(12, False, False, "=", True, 7)
+    plain = Plain("012+=", "=", 12)
+    foreign: Any = Foreign(plain)
+    known, found = (Rows(dataset.split("train"), view, parameters) for view in (plain, foreign))
+    assert found.weights(found.at(np.arange(3))) is None
+    for one, other in zip(known.at(np.arange(3)), found.at(np.arange(3)), strict=True):
+        assert (one == other).all()
+
+
 def shown(batch: Batch, vocabulary: Vocabulary) -> list[list[tuple[str, str, int, int]]]:
     """The rows of a batch as the reference gives them."""
     characters = vocabulary.characters

@@ -10,14 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from popgpt.sweep import finals
+from popgpt.sweep.events import Status
+from popgpt.sweep.trial import Trial
 
 
-def run(name: str, *values: float, status: str = "completed", metric: str = "exact_match") -> dict[str, Any]:
+def run(name: str, *values: float, status: str = "completed", metric: str = "exact_match") -> Trial:
     rows = [{"iteration": 10 * i, metric: v, "token_accuracy": 0.5} for i, v in enumerate(values, 1)]
-    return {"id": name, "config": {}, "status": status, "reason": None, "metrics": rows}
+    return Trial(name, {}, Status(status), None, rows)
 
 
-def ranked(*finalists: tuple[str, list[dict[str, Any]]], metric: str = "exact_match") -> list[tuple[str, float | None]]:
+def ranked(*finalists: tuple[str, list[Trial]], metric: str = "exact_match") -> list[tuple[str, float | None]]:
     results = [finals.result(name, runs, range(len(runs)), metric) for name, runs in finalists]
     return [(each["id"], each["mean"]) for each in finals.ranked(results, metric)]
 
@@ -69,19 +71,19 @@ def test_the_lowest_mean_loss_wins() -> None:
 
 def test_equal_means_go_by_token_accuracy_then_the_order() -> None:
     a, b, c = run("a", 0.5), run("b", 0.5), run("c", 0.5)
-    b["metrics"][0]["token_accuracy"] = 0.75
+    b.metrics[0]["token_accuracy"] = 0.75
     assert [name for name, _ in ranked(("a", [a]), ("b", [b]), ("c", [c]))] == ["b", "a", "c"]
 
 
 @pytest.mark.parametrize("broken", [run("a-s1", 0.9, status="failed"), run("a-s1", status="failed"), run("a-s1")])
-def test_a_finalist_with_a_run_that_failed_stands_behind(broken: dict[str, Any]) -> None:
+def test_a_finalist_with_a_run_that_failed_stands_behind(broken: Trial) -> None:
     order = ranked(("a", [run("a", 0.9), broken]), ("b", [run("b", 0.5), run("b-s1", 0.25)]))
     assert order == [("b", 0.375), ("a", 0.9)]
 
 
 @given(st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=1, max_size=6), st.randoms())
 def test_the_ranking_is_by_the_mean_whatever_the_order_of_seeds(scores: list[list[float]], rng: Any) -> None:
-    def finalists(values: list[list[float]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    def finalists(values: list[list[float]]) -> list[tuple[str, list[Trial]]]:
         return [(str(n), [run(f"{n}-{i}", v) for i, v in enumerate(of)]) for n, of in enumerate(values)]
 
     order = ranked(*finalists(scores))

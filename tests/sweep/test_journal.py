@@ -75,12 +75,12 @@ def test_an_event_costs_what_it_says_not_what_was_recorded(tmp_path: Path, monke
         size = (tmp_path / journal.EVENTS).stat().st_size
         sizes.append(size - before)
         before = size
-        longest = max(longest, len(record.trials[name]["metrics"]))
+        longest = max(longest, len(record.trials[name].metrics))
     assert len(whole_written) == 1, "at the start"
     assert longest >= 20
     tenth = len(sizes) // 10
     assert max(sizes[-tenth:]) <= 1.2 * max(sizes[:tenth])
-    assert sum(sizes) < 2 * len(json.dumps([trial["metrics"] for trial in record.trials.values()]))
+    assert sum(sizes) < 2 * len(json.dumps([trial.metrics for trial in record.trials.values()]))
 
 
 def test_a_kill_at_any_byte_of_an_event_leaves_those_before_it(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_row_of_sweep_json_is_a_line(tmp_path: Path) -> None:
     list(drive(record, tmp_path, silent))
     record.write(tmp_path)
     lines = [line.strip().rstrip(",") for line in (tmp_path / journal.FILE).read_text().splitlines()]
-    assert json.dumps(record.trials["0000"]["metrics"][0]) in lines
+    assert json.dumps(record.trials["0000"].metrics[0]) in lines
 
 
 def put(*path: Any, value: Any) -> Callable[[Content], None]:

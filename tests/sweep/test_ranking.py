@@ -1,7 +1,8 @@
 import json
-from typing import Any
 
 from popgpt.sweep import ranking
+from popgpt.sweep.events import Status
+from popgpt.sweep.trial import Trial
 
 NAN = float("nan")
 
@@ -10,8 +11,8 @@ def row(iteration: int, exact: float, tokens: float = 0.5, **more: float) -> dic
     return {"iteration": iteration, "exact_match": exact, "token_accuracy": tokens, **more}
 
 
-def trial(name: str, *rows: dict[str, float], status: str = "completed", reason: str | None = None) -> dict[str, Any]:
-    return {"id": name, "config": {"d_model": 64}, "status": status, "reason": reason, "metrics": list(rows)}
+def trial(name: str, *rows: dict[str, float], status: str = "completed", reason: str | None = None) -> Trial:
+    return Trial(name, {"d_model": 64}, Status(status), reason, [*rows])
 
 
 TRIALS = [
@@ -25,13 +26,13 @@ TRIALS = [
 
 
 def test_trials_rank_by_their_best_evaluation() -> None:
-    order = [t["id"] for t in ranking.ranked(TRIALS, "exact_match")]
+    order = [t.id for t in ranking.ranked(TRIALS, "exact_match")]
     assert order == ["top", "first", "equal", "tie", "nan", "broken"]
 
 
 def test_a_loss_ranks_lowest_first() -> None:
     trials = [trial(str(x), {"iteration": 1, "val_loss": x}) for x in (0.3, NAN, 0.1, 0.2)]
-    assert [t["id"] for t in ranking.ranked(trials, "val_loss")] == ["0.1", "0.2", "0.3", "nan"]
+    assert [t.id for t in ranking.ranked(trials, "val_loss")] == ["0.1", "0.2", "0.3", "nan"]
 
 
 def test_summary_is_json_and_names_the_best() -> None:
@@ -49,7 +50,7 @@ def test_summary_is_json_and_names_the_best() -> None:
         "token_accuracy": 0.5,
         "iteration": 200,
     }
-    assert [t["id"] for t in content["trials"]] == [t["id"] for t in TRIALS]
+    assert [t["id"] for t in content["trials"]] == [t.id for t in TRIALS]
     assert [t["iterations"] for t in content["trials"]] == [100, 100, 210, 0, 100, 200]
     assert content["trials"][0]["metrics"] == [{"iteration": 100, "exact_match": None, "token_accuracy": 0.5}]
     assert content["iterations"] == 710

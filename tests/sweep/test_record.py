@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from popgpt.sweep.asha import scheduler
+from popgpt.sweep.content import Content
 from popgpt.sweep.draws import sample
-from popgpt.sweep.events import Ended, Failed, Paused, Reported, Started
+from popgpt.sweep.events import Ended, Failed, Paused, Reported, Started, Status
 from popgpt.sweep.record import FILE, Record
 from popgpt.sweep.report import findings
 from popgpt.sweep.schema import Sweep
@@ -72,7 +74,7 @@ def test_finalists_are_laid_out_once_all_trials_have_ended(load: Any, tmp_path: 
     assert record.finalists == ["0001", "0000"]
     assert record.open_finals() == ["0001", "0001-s1", "0000-s1"]
     assert [record.seed(name) for name in record.runs] == [7, 7, 7, 7, 8, 8]
-    assert record.repeats["0001-s1"]["config"] == record.trials["0001"]["config"] | {"seed": 8}
+    assert record.repeats["0001-s1"].config == record.trials["0001"].config | {"seed": 8}
     assert [record.finalist_of(name) for name in ("0000", "0002", "0001-s1")] == ["0000", None, "0001"]
     assert not record.choose_finalists()
 
@@ -115,19 +117,19 @@ def test_with_more_trials_the_finalists_are_chosen_anew(load: Any, tmp_path: Pat
         play(again, name, 90, 0.875)
     assert again.choose_finalists()
     assert again.finalists == ["0004", "0005"]
-    assert again.trials["0001"]["status"] == "stopped"
-    assert again.trials["0001"]["reason"] == "asha: rung 30"
-    assert again.repeats["0001-s1"]["status"] == "stopped"
+    assert again.trials["0001"].status == "stopped"
+    assert again.trials["0001"].reason == "asha: rung 30"
+    assert again.repeats["0001-s1"].status == "stopped"
     assert again.open_finals() == ["0004-s1", "0005-s1"]
-    assert again.repeats["0000-s1"]["status"] == "completed"
+    assert again.repeats["0000-s1"].status == "completed"
 
 
 def test_one_that_is_held_is_open_until_it_has_ended_and_again_where_more_are_to_run(load: Any, tmp_path: Path) -> None:
     record = new(load())
     for name in record.trials:
         play(record, name, 10, 0.5, "paused")
-    assert {trial["status"] for trial in record.trials.values()} == {"paused"}
-    assert {trial["reason"] for trial in record.trials.values()} == {None}
+    assert {trial.status for trial in record.trials.values()} == {"paused"}
+    assert {trial.reason for trial in record.trials.values()} == {None}
     assert (len(record.open_trials()), record.states_kept("0000"), record.choose_finalists()) == (4, None, False)
     for name in record.trials:
         record.apply(name, Ended("asha: rung 10"))
@@ -138,7 +140,7 @@ def test_one_that_is_held_is_open_until_it_has_ended_and_again_where_more_are_to
     more.restore(written(record, tmp_path))
     more.reopen(lambda name: name in ("0000", "0002"))
     assert more.open_trials() == ["0000", "0002", "0004"]
-    assert [(trial["status"], trial["reason"]) for trial in more.trials.values()] == [
+    assert [(trial.status, trial.reason) for trial in more.trials.values()] == [
         ("paused", None),
         ("stopped", "asha: rung 10"),
         ("paused", None),
@@ -152,7 +154,7 @@ def test_what_failed_runs_again_where_that_is_asked(load: Any, tmp_path: Path, r
     again = new(load())
     assert again.restore(written(played(load), tmp_path), retry_failed=retry) == 1
     assert again.open_trials() == opened
-    assert again.trials["0003"]["metrics"][-1]["iteration"] == 30
+    assert again.trials["0003"].metrics[-1]["iteration"] == 30
 
 
 def test_a_failed_repeat_runs_again_as_a_finalists(load: Any, tmp_path: Path) -> None:
@@ -161,7 +163,7 @@ def test_a_failed_repeat_runs_again_as_a_finalists(load: Any, tmp_path: Path) ->
     play(record, "0001", 90, 0.75)
     play(record, "0001-s1", 30, 0.25, "failed")
     play(record, "0000-s1", 90, 0.25)
-    record.trials["0003"]["status"] = "stopped"
+    record.put(replace(record.trials["0003"], status=Status.STOPPED))
     assert record.winner() is record.trials["0000"]
     again = new(load())
     again.restore(written(record, tmp_path), retry_failed=True)
@@ -317,6 +319,6 @@ def test_without_further_seeds_a_finalist_is_trained_to_the_end_and_wins_by_its_
         ("0001", 0.75, 1),
         ("0000", 0.5, 1),
     ]
-    assert record.winner()["id"] == "0001"  # type: ignore[index]
-    content = written(record, tmp_path)
+    assert record.winner() is record.trials["0001"]
+    content = Content.from_json(written(record, tmp_path))
     assert findings.about_finalists(content).startswith("Trained to the full budget, each with its own seed only")

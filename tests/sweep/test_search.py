@@ -61,7 +61,7 @@ def smooth(config: dict[str, Any]) -> dict[str, float]:
 def play(record: Record, name: str, outcome: Outcome, how: str = "completed") -> None:
     """A trial that is evaluated once and then ends as `how` says."""
     record.propose(name)
-    row = {"iteration": 90 if how == "completed" else 30, **outcome(record.trials[name]["config"])}
+    row = {"iteration": 90 if how == "completed" else 30, **outcome(record.trials[name].config)}
     record.apply(name, Started())
     if how != "broken":
         record.apply(name, Reported([row]))
@@ -74,7 +74,7 @@ def played(sweep: Sweep, outcome: Outcome = smooth, how: Sequence[str] = ("compl
     record = Record(sweep, sample(sweep))
     for number, name in enumerate(record.trials):
         play(record, name, outcome, how[number % len(how)])
-    return [trial["config"] for trial in record.trials.values()]
+    return [trial.config for trial in record.trials.values()]
 
 
 def belongs(sweep: Sweep, values: dict[str, Any]) -> bool:
@@ -150,10 +150,10 @@ def test_a_proposal_is_a_function_of_the_record(
         again = Record(load(seed=seed, num_samples=count), sample(load(seed=seed, num_samples=count)))
         again.restore(before)
         assert again.propose(last)
-        found.append(again.trials[last]["config"])
+        found.append(again.trials[last].config)
     assert record.propose(last)
     assert not record.propose(last)
-    assert found == [record.trials[last]["config"]] * 3
+    assert found == [record.trials[last].config] * 3
 
 
 def test_tpe_finds_better_than_random_search_does(load: Any) -> None:
@@ -193,7 +193,7 @@ def test_trials_that_run_at_a_time_are_not_alike(load: Any) -> None:
     for number, name in enumerate(record.trials):
         scores = {"exact_match": 0.5, "token_accuracy": 0.5}
         play(record, name, lambda config, scores=scores: scores, "completed" if number < STARTUP else "running")
-    rates = sorted(math.log10(trial["config"]["learning_rate"]) for trial in list(record.trials.values())[STARTUP:])
+    rates = sorted(math.log10(trial.config["learning_rate"]) for trial in list(record.trials.values())[STARTUP:])
     assert min(b - a for a, b in itertools.pairwise(rates)) > 0.01
 
 
@@ -218,22 +218,22 @@ def test_failed_trials_rank_last_and_stopped_ones_by_how_far_they_got(load: Any)
         record = Record(sweep, sample(sweep))
         for name in record.trials:
             record.propose(name)
-            low = record.trials[name]["config"]["learning_rate"] < 1e-2
+            low = record.trials[name].config["learning_rate"] < 1e-2
             score = {"exact_match": 0.9 if low else 0.1, "token_accuracy": 0.5}
             play(record, name, lambda config, score=score: score, bad if low else "completed")
-        late = [trial["config"]["learning_rate"] for trial in list(record.trials.values())[10:]]
+        late = [trial.config["learning_rate"] for trial in list(record.trials.values())[10:]]
         assert sum(rate > 1e-2 for rate in late) > len(late) / 2, f"a third would be chance; {bad}"
 
 
 def test_the_record_plans_what_rests_on_scores(load: Any, tmp_path: Path) -> None:
     sweep = load()
     record = Record(sweep, sample(sweep))
-    assert [trial["status"] for trial in record.trials.values()] == ["waiting"] * STARTUP + ["planned"] * 7
+    assert [trial.status for trial in record.trials.values()] == ["waiting"] * STARTUP + ["planned"] * 7
     assert record.open_trials() == record.unfinished() == list(record.trials)
     assert not record.choose_finalists()
     record.write(tmp_path)
     written = json.loads((tmp_path / FILE).read_text())["trials"]
     assert [(each["config"], each["status"]) for each in written[STARTUP:]] == [({}, "planned")] * 7
     at_random = load(search="random")
-    assert {trial["status"] for trial in Record(at_random, sample(at_random)).trials.values()} == {"waiting"}
+    assert {trial.status for trial in Record(at_random, sample(at_random)).trials.values()} == {"waiting"}
     assert propose(at_random, sample(at_random), []) == sample(at_random)[0]

@@ -355,7 +355,7 @@ def test_a_trial_whose_condition_does_not_hold_is_not_cut_short(write: Any) -> N
     for name in record.trials:
         record.apply(name, Reported([{"iteration": 200, "exact_match": 0.5}]))
         record.apply(name, Ended("asha: rung 200"))
-    assert [trial["status"] for trial in record.trials.values()] == ["stopped", "completed"]
+    assert [trial.status for trial in record.trials.values()] == ["stopped", "completed"]
 
 
 def test_divisors_of_what_follows_from_swept_parameters(write: Any) -> None:

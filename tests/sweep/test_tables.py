@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
 
 from popgpt.sweep import tables
+from popgpt.sweep.events import Status
+from popgpt.sweep.ranking import ranked as in_order
+from popgpt.sweep.trial import Trial
 from tests.sweep.test_ranking import TRIALS
 
 REASON = "asha: rung 100: exact_match 0.0123, not promoted"
@@ -30,7 +34,7 @@ SPACES: dict[int, dict[str, list[Any]]] = {
 }
 
 
-def sweep(count: int, space: Mapping[str, list[Any]]) -> list[tables.Standing]:
+def sweep(count: int, space: Mapping[str, list[Any]]) -> list[Trial]:
     """So many trials in order: some completed, most stopped, some running, one failed, the last ones waiting."""
     rng, trials = random.Random(0), []
     for number in range(count):
@@ -42,8 +46,8 @@ def sweep(count: int, space: Mapping[str, list[Any]]) -> list[tables.Standing]:
         row |= {"token_accuracy": 0.5, "val_loss": 1.2345678}
         reason = {"stopped": REASON, "failed": "RuntimeError: " + "out of memory " * 30}.get(kind)
         rows = [] if kind in ("failed", "waiting") else [row]
-        trials.append({"id": f"{number:04d}", "config": config, "status": kind, "reason": reason, "metrics": rows})
-    return tables.in_order([tables.standing(trial, "exact_match") for trial in trials], "exact_match")
+        trials.append(Trial(f"{number:04d}", config, Status(kind), reason, rows))
+    return in_order(trials, "exact_match")
 
 
 def drawn(parts: Sequence[RenderableType], width: int, height: int = 24) -> list[str]:
@@ -58,7 +62,7 @@ def terminal(width: int, height: int = 24) -> Console:
 
 
 def test_every_trial_is_shown_with_its_interval() -> None:
-    ranked = tables.in_order([tables.standing(trial, "exact_match") for trial in TRIALS], "exact_match")
+    ranked = in_order(TRIALS, "exact_match")
     lines = drawn([tables.table(ranked, "exact_match")], 160)
     assert lines[0].split("  ")[0] == "trial"
     assert lines[1].split() == ["top", "64", "200", "90.0%", "85.0%", "to", "94.0%", "50.0%", "completed"]
@@ -76,13 +80,14 @@ def test_identifiers_values_scores_and_statuses_fit(width: int, count: int) -> N
     if count < 10 and width >= 80:
         lines = lines[-len(ranked) :]
     text = " ".join(lines).split()
-    for place, (trial, best, _) in enumerate(ranked):
+    for place, trial in enumerate(ranked):
+        best = trial.best_row("exact_match")
         words = lines[place].split() if count < 10 and width >= 80 else text
-        assert trial["id"] in words
-        assert any(word.startswith(trial["status"]) for word in words)
+        assert trial.id in words
+        assert any(word.startswith(trial.status) for word in words)
         if best:
             assert f"{best['exact_match']:.1%}" in words
-        for name, given in trial["config"].items():
+        for name, given in trial.config.items():
             shown = [tables.value(given, 3), tables.value(given)]
             assert {*shown, *(f"{name}={each}" for each in shown)} & {*words}, name
 
@@ -91,12 +96,13 @@ def test_identifiers_values_scores_and_statuses_fit(width: int, count: int) -> N
 def test_the_score_that_ranks_is_never_left_out(metric: str) -> None:
     ranked = sweep(5, SPACES[6])
     lines = drawn([tables.table(ranked, metric, 80)], 80)
-    scores = {"exact_match": f"{ranked[0].best['exact_match']:.1%}", "token_accuracy": "50.0%", "val_loss": "1.235"}
+    best = ranked[0].best_row("exact_match")
+    scores = {"exact_match": f"{best['exact_match']:.1%}", "token_accuracy": "50.0%", "val_loss": "1.235"}
     assert scores[metric] in lines[-5].split()
 
 
 def test_what_matters_least_goes_first() -> None:
-    ranked = [each for each in sweep(5, SPACES[3]) if each.best]
+    ranked = [each for each in sweep(5, SPACES[3]) if each.best_row("exact_match")]
     seen = set()
     for width in range(70, 220, 5):
         text = " ".join(drawn([tables.table(ranked, "exact_match", width)], width))
@@ -108,8 +114,8 @@ def test_what_matters_least_goes_first() -> None:
 
 def test_a_repeat_has_no_column_for_its_seed() -> None:
     ranked = sweep(3, SPACES[6])
-    repeat = {**ranked[0].trial, "id": "0000-s1", "of": "0000", "config": {**ranked[0].trial["config"], "seed": 1338}}
-    lines = drawn([tables.table([tables.standing(repeat, "exact_match"), *ranked], "exact_match", 80)], 80)
+    repeat = replace(ranked[0], id="0000-s1", of="0000", config={**ranked[0].config, "seed": 1338})
+    lines = drawn([tables.table([repeat, *ranked], "exact_match", 80)], 80)
     assert "seed" not in " ".join(lines)
     assert "1000" in lines[-4].split(), "how far it got is seen beside six parameters"
 
@@ -130,7 +136,7 @@ def test_a_table_is_cropped_to_a_height(count: int, height: int) -> None:
     lines = drawn(tables.cropped(ranked, "exact_match", terminal(80), height), 80)
     assert len(lines) <= height
     if height >= 10:
-        assert any(line.startswith(ranked[0].trial["id"]) for line in lines)
+        assert any(line.startswith(ranked[0].id) for line in lines)
         assert "running" in " ".join(lines)
         assert lines[-1].startswith("... and 1")
         left = [int(word) for word in lines[-1].replace("...", "").split() if word.isdigit()]
@@ -145,7 +151,7 @@ def test_a_table_with_room_is_whole() -> None:
 
 
 def test_reasons_are_told_once_each_in_a_line() -> None:
-    trials = [{"id": f"{n:04d}", "status": "failed", "reason": f"E{n % 20}: \x1b[1m" + "x" * 200} for n in range(100)]
+    trials = [Trial(f"{n:04d}", {}, Status.FAILED, f"E{n % 20}: \x1b[1m" + "x" * 200) for n in range(100)]
     lines = list(tables.describe_failures(trials, 80))
     assert lines[0].startswith(r"failed: 0000, 0020, 0040 and 2 more: E0: \x1b[1mxxx")
     assert all(len(line) <= 80 for line in lines)
@@ -156,6 +162,6 @@ def test_reasons_are_told_once_each_in_a_line() -> None:
 def test_values_are_text_and_nothing_else() -> None:
     """Neither markup of rich's nor a command to the terminal."""
     ranked = sweep(2, {"mask_before_token": ["[", "[bold]x[/]", "\x1b[2J", "\u202e"]})
-    hostile = [{**each.trial, "config": {"a": "[bold]x[/]", "b": "\x1b[2J\u202e"}} for each in ranked]
-    lines = drawn([tables.table([tables.standing(trial, "exact_match") for trial in hostile], "exact_match", 80)], 80)
+    hostile = [replace(each, config={"a": "[bold]x[/]", "b": "\x1b[2J\u202e"}) for each in ranked]
+    lines = drawn([tables.table(hostile, "exact_match", 80)], 80)
     assert all(line.split()[1:3] == ["[bold]x[/]", r"\x1b[2J\u202e"] for line in lines[-2:])

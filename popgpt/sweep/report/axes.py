@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from popgpt.sweep.domain import RANGES
 from popgpt.sweep.report.findings import as_text
 
 Label = Callable[[Any], str]
@@ -14,7 +15,7 @@ Label = Callable[[Any], str]
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis from 0 to 1. `choice`: `values` at equal distances; else from `low` to `high`, both included."""
+    """An axis from 0 to 1: of a choice `values` at equal distances, else from `low` to `high`."""
 
     kind: Literal["linear", "log", "choice"]
     low: float = 0.0
@@ -23,7 +24,7 @@ class Axis:
     label: Label = as_text
 
     def at(self, value: Any) -> float:
-        """Where a value stands."""
+        """Return where a value stands."""
         if self.kind == "choice":
             return (self.values.index(as_text(value)) + 0.5) / len(self.values)
         if self.kind == "log":
@@ -31,7 +32,7 @@ class Axis:
         return float(value - self.low) / (self.high - self.low)
 
     def ticks(self, most: int) -> list[tuple[float, str]]:
-        """Places and names of about `most` round values; of choices, all."""
+        """Return the places and names of at most `most` round values; of choices, all."""
         if self.kind == "choice":
             return [(self.at(value), value) for value in self.values]
         ticks = log_ticks(self.low, self.high, most) if self.kind == "log" else linear_ticks(self.low, self.high, most)
@@ -39,7 +40,7 @@ class Axis:
 
 
 def linear_ticks(low: float, high: float, most: int) -> list[float]:
-    """Round values from low to high, 1, 2 or 5 times a power of ten apart, `most` at most."""
+    """Return round values from low to high, 1, 2 or 5 times a power of ten apart, `most` at most."""
     least = (high - low) / max(1, most)
     power = 10.0 ** math.floor(math.log10(least))
     step = next(times * power for times in (1, 2, 5, 10, 20) if (high - low) / (times * power) <= most - 1 + 1e-9)
@@ -48,7 +49,7 @@ def linear_ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def log_ticks(low: float, high: float, most: int) -> list[float]:
-    """Powers of ten from low to high, with what of 2 and 5 times these fits in `most`; linear ones in a short range."""
+    """Return powers of ten from low to high, and 2 and 5 times these if `most` allows; linear ones in a short range."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     fits = []
     for factors in ((1, 2, 5), (1, 3), (1,)):
@@ -62,23 +63,22 @@ def log_ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def parameter_axis(domain: Mapping[str, Any] | None, values: Iterable[Any]) -> Axis:
-    """The axis of a swept parameter: its domain, and what was drawn, should that lie outside it.
+    """Return the axis of a swept parameter, which holds its domain and the values that were drawn, one at least.
 
-    domain: as sweep.json has it, kind and values; without one it is guessed. There is at least one value.
+    domain: as sweep.json has it; without one it is guessed.
     """
-    kind, given = (domain or {}).get("kind"), list((domain or {}).get("values") or ())
-    drawn = list(values)
-    ranged = kind in ("uniform", "loguniform", "randint")
-    whole = [*given, *drawn] if kind != "divisors_of" else drawn
+    domain = domain or {"kind": None, "values": []}
+    kind, drawn = domain["kind"], list(values)
+    ranged = kind in RANGES
+    whole = [*domain["values"], *drawn] if kind != "divisors_of" else drawn
     different = {as_text(value) for value in whole}
     if not all(_is_number(value) for value in whole) or (not ranged and len(different) <= 8):
         return Axis("choice", values=tuple(_in_order(whole)))
     low, high = min(whole), max(whole)
     if low == high:
         return Axis("choice", values=(as_text(low),))
-    return Axis(
-        "log" if low > 0 and (kind == "loguniform" or (not ranged and high >= 8 * low)) else "linear", low, high
-    )
+    is_log = low > 0 and (kind == "loguniform" or (not ranged and high >= 8 * low))
+    return Axis("log" if is_log else "linear", low, high)
 
 
 def _is_number(value: Any) -> bool:
@@ -86,13 +86,13 @@ def _is_number(value: Any) -> bool:
 
 
 def _in_order(values: Sequence[Any]) -> list[str]:
-    """Each different value by name: numbers ascending, others as they come."""
+    """Return each different value by name: numbers ascending, others as they come."""
     ordered = sorted(values) if all(_is_number(value) for value in values) else values
     return list(dict.fromkeys(map(as_text, ordered)))
 
 
 def score_axis(values: Iterable[float], label: Label, share: bool, from_zero: bool = True) -> Axis:
-    """A linear axis that holds `values`, to round ends; of a share within 0 and 1."""
+    """Return a linear axis that holds `values`, with round ends; a share's lies within 0 and 1."""
     given = list(values)
     low, high = min(given, default=0.0), max(given, default=1.0)
     if from_zero and low > 0:
@@ -103,13 +103,13 @@ def score_axis(values: Iterable[float], label: Label, share: bool, from_zero: bo
     ticks = linear_ticks(low, high, 6)
     step = ticks[1] - ticks[0] if len(ticks) > 1 else high - low
     low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
-    return (
-        Axis("linear", max(low, 0.0), min(high, 1.0), label=label) if share else Axis("linear", low, high, label=label)
-    )
+    if share:
+        low, high = max(low, 0.0), min(high, 1.0)
+    return Axis("linear", low, high, label=label)
 
 
 def spaced(ticks: Iterable[tuple[float, str]], length: float, character: float = 6.6) -> list[tuple[float, str]]:
-    """Those ticks whose names don't overlap along `length` pixels, the earlier given before the later."""
+    """Return the ticks whose names don't overlap along `length` pixels; the earlier given goes before the later."""
     kept: list[tuple[float, str]] = []
     for at, name in ticks:
         room = [(len(name) + len(other)) / 2 * character + 8 for _, other in kept]

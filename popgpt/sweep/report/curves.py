@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from popgpt.metrics.metric import METRICS
+from popgpt.metrics.row import Row
+from popgpt.sweep.content import Content
 from popgpt.sweep.events import Status
-from popgpt.sweep.ranking import Trial, best_row, iterations
 from popgpt.sweep.report import findings
 from popgpt.sweep.report.axes import Axis, Label, linear_ticks, score_axis, spaced
-from popgpt.sweep.report.findings import Content
 from popgpt.sweep.report.svg import NARROW, Point, cut, line, path, picture, tag, text
+from popgpt.sweep.trial import Trial
+
+Place = Callable[[float, float], Point]
+"""Where an iteration and a value stand."""
 
 
 def value_axis(content: Content) -> Axis:
-    """The axis of the sweep's metric that holds all its values."""
-    metric = content["metric"]
-    values = [row[metric] for t in content["trials"] for row in t["metrics"] if _finite(row, metric)]
-    highs = [t["exact_match_high"] for t in content["trials"] if t.get("exact_match_high") is not None]
+    """Return the axis of the sweep's metric that holds all its values, and the best ones' intervals."""
+    metric = content.metric
+    values = [row[metric] for trial in content.trials for row in trial.metrics if _finite(row, metric)]
+    highs = [trial.best_row(metric).get("exact_match_high") for trial in content.trials]
+    values += [high for high in highs if high is not None and metric == "exact_match"]
     share = METRICS[metric].is_share
-    return score_axis([*values, *(highs if metric == "exact_match" else [])], axis_label(share), share)
+    return score_axis(values, axis_label(share), share)
 
 
 def axis_label(share: bool) -> Label:
@@ -34,21 +39,21 @@ def _finite(row: Mapping[str, Any], metric: str) -> bool:
 
 
 def describe(trial: Trial) -> str:
-    """A trial in a line."""
-    values = ", ".join(f"{name}={findings.as_text(value)}" for name, value in trial["config"].items())
-    return f"trial {trial['id']} ({values}), {trial['status']} at iteration {iterations(trial):,}"
+    """Return a trial in a line."""
+    values = ", ".join(f"{name}={findings.as_text(value)}" for name, value in trial.config.items())
+    return f"trial {trial.id} ({values}), {trial.status} at iteration {trial.iterations:,}"
 
 
 def _scored(trial: Trial, metric: str) -> str:
-    score = findings.shown_score(best_row(trial, metric), metric)
+    score = findings.shown_score(trial.best_row(metric), metric)
     return f"{describe(trial)}, best {METRICS[metric].label} {score}"
 
 
 def curves(content: Content, width: int) -> str:
-    """The metric of each trial by iteration, the rungs, and the best trial in colour with its interval."""
-    metric, best = content["metric"], findings.best_trial(content)
-    known = {t["id"]: [row for row in t["metrics"] if metric in row and "iteration" in row] for t in content["trials"]}
-    shown = [trial for trial in content["trials"] if any(_finite(row, metric) for row in known[trial["id"]])]
+    """Draw the metric of each trial by iteration, the rungs, and the best trial in colour with its interval."""
+    metric = content.metric
+    known = {trial.id: [row for row in trial.metrics if metric in row] for trial in content.trials}
+    shown = [trial for trial in content.trials if any(_finite(row, metric) for row in known[trial.id])]
     if not shown:
         return ""
     x, x_ticks = _iteration_axis(content, [row["iteration"] for rows in known.values() for row in rows])
@@ -59,35 +64,31 @@ def curves(content: Content, width: int) -> str:
         return left + x.at(iteration) * (right - left), bottom - y.at(value) * (bottom - top)
 
     marks = frame(x_ticks, y, (left, right, top, bottom))
-    for rung in findings.rung_iterations(content):
+    for rung in content.rungs:
         if x.low <= rung <= x.high:
             at = place(rung, y.low)[0]
             marks += [line((at, top), (at, bottom), "rung"), text(at, top - 7, "rung", "middle", "small muted")]
-    finalists = {finalist["id"] for finalist in content.get("finalists") or []}
-    for trial in sorted(shown, key=lambda t: (best is not None and t["id"] == best["id"], t["id"] in finalists)):
-        role = "winner" if best is not None and trial["id"] == best["id"] else ""
-        role = role or ("finalist" if trial["id"] in finalists else "trial")
-        marks.append(_curve(trial, known[trial["id"]], metric, place, role))
-    marks.append(
-        text((left + right) / 2, bottom + 38, f"iteration{', log scale' if x.kind == 'log' else ''}", "middle")
-    )
+    roles = {finalist["id"]: "finalist" for finalist in content.finalists} | {content.best.get("id"): "winner"}
+    for trial in sorted(shown, key=lambda trial: ["", "finalist", "winner"].index(roles.get(trial.id, ""))):
+        marks.append(_curve(trial, known[trial.id], metric, place, roles.get(trial.id, "trial")))
+    scale = ", log scale" if x.kind == "log" else ""
+    marks.append(text((left + right) / 2, bottom + 38, f"iteration{scale}", "middle"))
     marks.append(text(4, 14, findings.on_val(metric), class_="axis-name"))
     return picture(width, bottom + 46, _curves_label(content, len(shown)), *marks)
 
 
 def _curves_label(content: Content, shown: int) -> str:
-    best, metric = findings.best_trial(content), content["metric"]
+    best, metric = content.best_trial, content.metric
     words = f"Learning curves of {shown} trials: {findings.on_val(metric)} by iteration."
     return f"{words} The best is {_scored(best, metric)}." if best is not None else words
 
 
 def _iteration_axis(content: Content, iterations: Sequence[float]) -> tuple[Axis, list[tuple[float, str]]]:
-    """The axis and its named places: the rungs and the end where these are far apart, else round numbers."""
-    rungs = findings.rung_iterations(content)
-    low, high = min(iterations), max([*iterations, *(findings.budget(content, trial) for trial in content["trials"])])
-    if rungs and low > 0 and high >= 5 * low:
+    """Return the axis and its named places: the rungs and the end if these are far apart, else round numbers."""
+    low, high = min(iterations), max([*iterations, *map(content.budget, content.trials)])
+    if content.rungs and low > 0 and high >= 5 * low:
         axis = Axis("log", low, high, label=_count)
-        places = [at for at in (high, *rungs, low) if low <= at <= high]
+        places = [at for at in (high, *content.rungs, low) if low <= at <= high]
     else:
         axis = Axis("linear", 0, max(high, 1), label=_count)
         places = [at for at in linear_ticks(0, max(high, 1), 6) if at == int(at)]
@@ -99,6 +100,7 @@ def _count(value: Any) -> str:
 
 
 def frame(x_ticks: Sequence[tuple[float, str]], y: Axis, edges: tuple[float, float, float, float]) -> list[str]:
+    """Draw a grid with named places on both axes within the edges: left, right, top, bottom."""
     left, right, top, bottom = edges
     marks = []
     for at, name in spaced(y.ticks(7), bottom - top, character=3):
@@ -109,8 +111,8 @@ def frame(x_ticks: Sequence[tuple[float, str]], y: Axis, edges: tuple[float, flo
     return [*marks, line((left, bottom), (right, bottom), "axis")]
 
 
-def _curve(trial: Trial, rows: Sequence[Mapping[str, Any]], metric: str, place: Any, role: str) -> str:
-    """One trial's line in its unbroken parts, and a mark of how it ended."""
+def _curve(trial: Trial, rows: Sequence[Mapping[str, Any]], metric: str, place: Place, role: str) -> str:
+    """Draw one trial's line in its unbroken parts, and a mark of how it ended."""
     parts: list[list[Mapping[str, Any]]] = [[]]
     for row in rows:
         if _finite(row, metric):
@@ -129,26 +131,26 @@ def _curve(trial: Trial, rows: Sequence[Mapping[str, Any]], metric: str, place: 
     ]
     last = next(part for part in reversed(parts) if part)[-1]
     end = place(last["iteration"], last[metric])
-    marks.append(end_mark(end, trial["status"], role))
+    marks.append(end_mark(end, trial.status, role))
     if role == "winner":
-        words = f"best {findings.shown_value(metric, best_row(trial, metric)[metric])}"
-        marks.append(text(end[0] + 9, end[1] - 10, cut(str(trial["id"]), 10), class_="winner-name"))
+        words = f"best {findings.shown_value(metric, trial.best_row(metric)[metric])}"
+        marks.append(text(end[0] + 9, end[1] - 10, cut(trial.id, 10), class_="winner-name"))
         marks.append(text(end[0] + 9, end[1] + 5, words, class_="winner-name"))
     return tag("g", *marks, class_="of-trial")
 
 
 def end_mark(at: Point, status: str, role: str) -> str:
+    """Draw how a trial ended: a cross if it failed, a disc if it completed, else a ring."""
     x, y = at
     if status == Status.FAILED:
-        return path([(x - 4, y - 4), (x + 4, y + 4)], f"cross {role}") + path(
-            [(x - 4, y + 4), (x + 4, y - 4)], f"cross {role}"
-        )
+        return "".join(path([(x - 4, y - d), (x + 4, y + d)], f"cross {role}") for d in (4, -4))
     return tag("circle", cx=x, cy=y, r=3.5, class_=f"end {role} {'whole' if status == Status.COMPLETED else 'cut'}")
 
 
-def whisker(value: float, low: float, high: float, axis: Axis) -> str:
-    """A score and its interval in a cell of a table; other cells say the numbers."""
-    start, at, end = (2 + axis.at(min(max(number, axis.low), axis.high)) * 86 for number in (low, value, high))
+def whisker(row: Row, axis: Axis) -> str:
+    """Draw a score and its interval in a cell of a table; other cells say the numbers."""
+    scores = (row["exact_match_low"], row["exact_match"], row["exact_match_high"])
+    start, at, end = (2 + axis.at(min(max(score, axis.low), axis.high)) * 86 for score in scores)
     span = tag("rect", x=start, y=4.0, width=max(2.0, end - start), height=10, class_="span")
     marks = [line((2, 9), (88, 9), "grid"), span, line((at, 2), (at, 16), "point")]
     return tag("svg", *marks, viewBox="0 0 90 18", class_="whisker-cell", aria_hidden="true")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from popgpt.metrics.metric import METRICS
-from popgpt.sweep.ranking import Trial
+from popgpt.sweep.content import Content
 from popgpt.sweep.report import findings
 from popgpt.sweep.report.axes import Axis, parameter_axis, score_axis, spaced
 from popgpt.sweep.report.curves import axis_label, describe, frame
-from popgpt.sweep.report.findings import Comparison, Content
+from popgpt.sweep.report.findings import Comparison
 from popgpt.sweep.report.importance import Importance
 from popgpt.sweep.report.svg import NARROW, Point, cut, line, path, picture, tag, text, wrapped
+from popgpt.sweep.trial import Trial
 
 ABSENT = 0.03  # where a line crosses the axis of a parameter that its trial did not draw
 NEAR = 3  # one trial in so many counts as the winner's neighbour
@@ -26,43 +26,41 @@ Place = Callable[[int, float], Point]
 
 @dataclass(frozen=True)
 class Scene:
-    """The trials that compare, and the axes to draw them on. axes: of each parameter that any of them drew."""
+    """The trials that compare, and the axes to draw them on."""
 
     level: Comparison
     trials: list[Trial]
     best: Trial | None
-    axes: dict[str, Axis]
+    axes: dict[str, Axis]  # of each parameter that any of the trials drew
     score: Axis
-    good: dict[str, float]
+    good: dict[str, float]  # each trial's score from 0, the worst, to 1, the best
 
     def is_best(self, trial: Trial) -> bool:
-        return self.best is not None and trial["id"] == self.best["id"]
+        """Return whether the trial is the best one of the sweep."""
+        return self.best is not None and trial.id == self.best.id
 
-    def shown_score(self, trial: Trial) -> str:
-        value = findings.shown_value(self.level.metric, self.level.scores[trial["id"]])
+    def describe_score(self, trial: Trial) -> str:
+        """Return a trial's score in words."""
+        value = findings.shown_value(self.level.metric, self.level.scores[trial.id])
         return f"{METRICS[self.level.metric].label} {value} at iteration {self.level.iteration:,}"
 
-    def lacking(self, name: str) -> bool:
-        """Whether some of the trials did not draw the parameter."""
-        return name in self.axes and any(name not in trial["config"] for trial in self.trials)
+    def is_lacking(self, name: str) -> bool:
+        """Return whether some of the trials did not draw the parameter."""
+        return name in self.axes and any(name not in trial.config for trial in self.trials)
 
 
 def scene(content: Content, level: Comparison) -> Scene:
-    """The trials of a comparison. Its scores are not empty."""
-    space = findings.definition(content).get("space") or {}
-    trials = [trial for trial in content["trials"] if trial["id"] in level.scores]
-    drawn: dict[str, list[Any]] = {name: [] for name in findings.swept(content)}
-    for trial in trials:
-        for name, value in trial["config"].items():
-            drawn[name].append(value)
-    axes = {name: parameter_axis(space.get(name), values) for name, values in drawn.items() if values}
+    """Return the trials of a comparison and their axes. Its scores are not empty."""
+    trials = [trial for trial in content.trials if trial.id in level.scores]
+    drawn = {name: [trial.config[name] for trial in trials if name in trial.config] for name in content.swept}
+    axes = {name: parameter_axis(content.space.get(name), values) for name, values in drawn.items() if values}
     share = METRICS[level.metric].is_share
     score = score_axis(level.scores.values(), axis_label(share), share, from_zero=False)
-    return Scene(level, trials, findings.best_trial(content), axes, score, goodness(level))
+    return Scene(level, trials, content.best_trial, axes, score, goodness(level))
 
 
 def goodness(level: Comparison) -> dict[str, float]:
-    """Each trial's score from 0, the worst, to 1, the best."""
+    """Return each trial's score from 0, the worst, to 1, the best."""
     low, high = min(level.scores.values()), max(level.scores.values())
     if low == high:
         return dict.fromkeys(level.scores, 1.0)
@@ -71,12 +69,12 @@ def goodness(level: Comparison) -> dict[str, float]:
 
 
 def shade(good: float) -> str:
-    """The class of a colour, from s0, the worst, to s6."""
+    """Return the class of a colour, from s0, the worst, to s6."""
     return f"s{min(SHADES - 1, int(good * SHADES))}"
 
 
 def parallel(view: Scene, width: int) -> str:
-    """Each trial as a line through its parameters to its score: the axes upright, on a phone one below another."""
+    """Draw each trial as a line through its parameters to its score: the axes upright, on a phone lying."""
     upright, axes = width > NARROW, {**view.axes, "": view.score}
     first = max(len(name) for _, name in next(iter(axes.values())).ticks(6))
     left = 62.0 if upright and first < 8 else 110.0 if upright else 20.0
@@ -91,30 +89,28 @@ def parallel(view: Scene, width: int) -> str:
 
     crossed = stations(view, axes)
     marks = []
-    for trial in sorted(view.trials, key=lambda t: (view.is_best(t), view.good[t["id"]])):
-        role = "winner" if view.is_best(trial) else shade(view.good[trial["id"]])
-        points = [place(number, at) for number, at in enumerate(crossed[trial["id"]])]
-        marks.append(path(points, f"through {role}", f"{describe(trial)}; {view.shown_score(trial)}"))
+    for trial in sorted(view.trials, key=lambda t: (view.is_best(t), view.good[t.id])):
+        role = "winner" if view.is_best(trial) else shade(view.good[trial.id])
+        points = [place(number, at) for number, at in enumerate(crossed[trial.id])]
+        marks.append(path(points, f"through {role}", f"{describe(trial)}; {view.describe_score(trial)}"))
     draw = _upright if upright else _lying
     for number, (name, axis) in enumerate(axes.items()):
-        ticks = _ticks(axis, view.lacking(name), 6 if upright else 5)
+        ticks = _ticks(axis, view.is_lacking(name), 6 if upright else 5)
         marks += draw(place, number, names[number], ticks, not name)
-    label = (
-        f"Parallel coordinates of {len(view.trials)} trials: each is a line through its parameters to its {at_score}."
-    )
+    label = f"Parallel coordinates of {len(view.trials)} trials: each a line through its parameters to its {at_score}."
     return picture(width, head + length + 16 if upright else head + (len(axes) - 1) * gap + 32, label, *marks)
 
 
 def stations(view: Scene, axes: Mapping[str, Axis]) -> dict[str, list[float]]:
-    """Where each trial's line crosses each axis; at a choice those that share it are spread, the best on top."""
-    crossed: dict[str, list[float]] = {trial["id"]: [] for trial in view.trials}
+    """Return where each trial's line crosses each axis. Those that share a choice are spread, the best on top."""
+    crossed: dict[str, list[float]] = {trial.id: [] for trial in view.trials}
     for name, axis in axes.items():
-        lacking = view.lacking(name)
+        lacking = view.is_lacking(name)
         together: dict[float, list[str]] = {}
-        for trial in sorted(view.trials, key=lambda t: view.good[t["id"]]):
-            value = trial["config"].get(name) if name else view.level.scores[trial["id"]]
-            at = ABSENT if name and name not in trial["config"] else _raised(axis.at(value), lacking)
-            together.setdefault(at, []).append(trial["id"])
+        for trial in sorted(view.trials, key=lambda t: view.good[t.id]):
+            value = trial.config.get(name) if name else view.level.scores[trial.id]
+            at = ABSENT if name and name not in trial.config else _raised(axis.at(value), lacking)
+            together.setdefault(at, []).append(trial.id)
         for at, ids in together.items():
             room = 0.0 if axis.kind != "choice" else 0.04 if at == ABSENT else 0.5 / len(axis.values)
             for trial_id, place in zip(ids, spread(at, room, len(ids)), strict=True):
@@ -123,12 +119,12 @@ def stations(view: Scene, axes: Mapping[str, Axis]) -> dict[str, list[float]]:
 
 
 def spread(at: float, room: float, n: int) -> list[float]:
-    """`n` places next to each other in `room` around `at`."""
+    """Return `n` places next to each other in `room` around `at`."""
     return [at + room * ((number + 0.5) / n - 0.5) for number in range(n)]
 
 
 def _raised(at: float, lacking: bool) -> float:
-    """A place on an axis whose lower end is kept for trials that lack the parameter."""
+    """Return a place on an axis whose lower end is kept for trials that lack the parameter."""
     return 0.16 + 0.84 * at if lacking else at
 
 
@@ -161,38 +157,35 @@ def _lying(place: Place, number: int, name: Sequence[str], ticks: Sequence[tuple
 
 
 def slice_of(view: Scene, name: str) -> str:
-    """The scores by one parameter; the trials that are near the best one in the others are filled."""
-    trials, axis, near = [t for t in view.trials if name in t["config"]], view.axes[name], neighbours(view, name)
-    (width, height) = SLICE
+    """Draw the scores by one parameter; the trials that are near the best one in the others are filled."""
+    trials, axis, near = [t for t in view.trials if name in t.config], view.axes[name], neighbours(view, name)
+    width, height = SLICE
     left, right, top, bottom = 44.0, width - 12.0, 12.0, height - 42.0
     together: dict[float, list[str]] = {}
     for trial in trials:
-        together.setdefault(axis.at(trial["config"][name]), []).append(trial["id"])
+        together.setdefault(axis.at(trial.config[name]), []).append(trial.id)
     room = 0.5 / len(axis.values) if axis.kind == "choice" else 0.0
     across = {
-        trial_id: place
-        for at, ids in together.items()
-        for trial_id, place in zip(ids, spread(at, room, len(ids)), strict=True)
+        each: place for at, ids in together.items() for each, place in zip(ids, spread(at, room, len(ids)), strict=True)
     }
     marks = frame(axis.ticks(4), view.score, (left, right, top, bottom))
-    for trial in sorted(trials, key=lambda t: (view.is_best(t), t["id"] in near)):
+    for trial in sorted(trials, key=lambda t: (view.is_best(t), t.id in near)):
         best = view.is_best(trial)
-        role = "winner" if best else "near" if trial["id"] in near else "far"
-        words = f"trial {trial['id']}: {name}={findings.as_text(trial['config'][name])}, {view.shown_score(trial)}"
-        x = left + across[trial["id"]] * (right - left)
-        y = bottom - view.score.at(view.level.scores[trial["id"]]) * (bottom - top)
+        role = "winner" if best else "near" if trial.id in near else "far"
+        words = f"trial {trial.id}: {name}={findings.parameter(trial, name)}, {view.describe_score(trial)}"
+        x = left + across[trial.id] * (right - left)
+        y = bottom - view.score.at(view.level.scores[trial.id]) * (bottom - top)
         title = tag("title", html.escape(words))
         marks.append(tag("circle", title, cx=x, cy=y, r=6 if best else 4, class_=f"dot {role}"))
     marks.append(text((left + right) / 2, height - 8, cut(name, 32), "middle", "axis-name"))
-    score = f"{METRICS[view.level.metric].label} at iteration {view.level.iteration:,}"
-    return picture(width, height, f"{score} of {len(trials)} trials by {name}.", *marks)
+    return picture(width, height, f"{view.level.title} of {len(trials)} trials by {name}.", *marks)
 
 
 def neighbours(view: Scene, name: str) -> set[str]:
-    """The third of the compared trials that are nearest to the best one in all parameters but `name`.
+    """Return the third of the compared trials that are nearest to the best one in all parameters but `name`.
 
-    Near as by Gower (1971), A general coefficient of similarity: the sum over the parameters of the distance on the
-    axis; of choices that differ 1, and 1 where only one of the two trials drew the parameter.
+    The distance is Gower's (1971, A general coefficient of similarity): the sum over the parameters of the distance on
+    the axis; it is 1 if choices differ or if only one of the two trials drew the parameter.
     """
     best = view.best
     if best is None:
@@ -202,20 +195,20 @@ def neighbours(view: Scene, name: str) -> set[str]:
     def distance(trial: Trial) -> float:
         return sum(_apart(axis, trial, best, other) for other, axis in view.axes.items() if other != name)
 
-    nearest = sorted(rest, key=lambda trial: (distance(trial), str(trial["id"])))
-    return {trial["id"] for trial in nearest[: -(-len(rest) // NEAR)]}
+    nearest = sorted(rest, key=lambda trial: (distance(trial), trial.id))
+    return {trial.id for trial in nearest[: -(-len(rest) // NEAR)]}
 
 
 def _apart(axis: Axis, one: Trial, other: Trial, name: str) -> float:
-    if name not in one["config"] or name not in other["config"]:
-        return float((name in one["config"]) != (name in other["config"]))
+    if name not in one.config or name not in other.config:
+        return float((name in one.config) != (name in other.config))
     if axis.kind == "choice":
-        return float(findings.as_text(one["config"][name]) != findings.as_text(other["config"][name]))
-    return abs(axis.at(one["config"][name]) - axis.at(other["config"][name]))
+        return float(findings.parameter(one, name) != findings.parameter(other, name))
+    return abs(axis.at(one.config[name]) - axis.at(other.config[name]))
 
 
 def bars(parameters: Sequence[Importance], width: int) -> str:
-    """The importance of each parameter, with two standard errors to each side. There is at least one."""
+    """Draw the importance of each parameter, one at least, with two standard errors to each side."""
     beside = width > NARROW
     left, row = (210.0, 30.0) if beside else (8.0, 46.0)
     right, bottom = width - 60.0, 8 + row * len(parameters)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from popgpt.storage.folder import write_atomic
 from popgpt.sweep import journal
+from popgpt.sweep.content import Content
 from popgpt.sweep.report.importance import study
 from popgpt.sweep.report.markdown import markdown
 from popgpt.sweep.report.page import page
@@ -17,7 +18,7 @@ logger = logging.getLogger("popgpt")
 
 def write_report(out_dir: Path) -> None:
     """Replace both files by the report of what the sweep in `out_dir` has recorded. Raises UserError and OSError."""
-    content = journal.read(out_dir)
+    content = Content.from_json(journal.read(out_dir))
     found = study(content)
     for name, draw in ((HTML, page), (MARKDOWN, markdown)):
         write_atomic(out_dir / name, draw(content, found, str(out_dir)).encode("utf-8", "replace"))

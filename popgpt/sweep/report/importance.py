@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from popgpt.sweep.report.findings import Content, as_text, comparison, swept
+from popgpt.sweep.content import Content
+from popgpt.sweep.report.findings import as_text, comparison
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,51 +24,44 @@ WEAK = 0.3
 
 @dataclass(frozen=True)
 class Importance:
-    """`share` of the scores' variance that is no longer predicted once the parameter's values are shuffled.
-
-    error: its standard error. trials: how many drew the parameter.
-    """
+    """How much a parameter matters."""
 
     parameter: str
-    share: float
-    error: float
-    trials: int
+    share: float  # of the scores' variance, no longer predicted once the parameter's values are shuffled
+    error: float  # standard error of `share`
+    trials: int  # that drew the parameter
 
 
 @dataclass(frozen=True)
 class Study:
-    """What `study` found. r2: of the forest, cross-validated; None where none was fitted. parameters: the most
-    important first; empty where nothing can be said. note: what a reader must know of it, in a sentence.
-    """
+    """What `study` found."""
 
     trials: int
-    r2: float | None
-    parameters: tuple[Importance, ...]
-    note: str
+    r2: float | None  # of the forest, cross-validated; None: none was fitted
+    parameters: tuple[Importance, ...]  # the most important first; empty if nothing can be said
+    note: str  # what a reader must know of it, in a sentence
 
 
 def study(content: Content) -> Study:
-    """The importance of each swept parameter for the scores of `findings.comparison`.
+    """Return the importance of each swept parameter for the scores of `findings.comparison`.
 
-    Breiman (2001), Random Forests: shuffle a column, and see how much worse the forest predicts; here trials that were
-    left out of its fit, in a repeated cross-validation. A parameter that only some trials draw (`when`) is shuffled
-    among those, so that no combination arises that the space does not have; what its being drawn at all does counts for
-    the parameter that decides it. Standard errors are corrected for overlapping folds as by Nadeau and Bengio (2003).
-    The same content gives the same numbers.
+    It is permutation importance (Breiman 2001, Random Forests) on trials left out of the forest's fit, in a repeated
+    cross-validation, with standard errors corrected for overlapping folds (Nadeau and Bengio 2003). A parameter that
+    only some trials draw (`when`) is shuffled among those. The same content gives the same numbers.
     """
     level = comparison(content)
     n = len(level.scores) if level else 0
     if level is None or n < FEWEST:
         return Study(n, None, (), f"Too few to say: {_trials(n)} can be compared; from {FEWEST} on it is tried.")
-    trials = [trial for trial in content["trials"] if trial["id"] in level.scores]
-    values = {name: [trial["config"].get(name) for trial in trials] for name in swept(content)}
+    trials = [trial for trial in content.trials if trial.id in level.scores]
+    values = {name: [trial.config.get(name) for trial in trials] for name in content.swept}
     varied = [name for name, column in values.items() if len(set(map(as_text, column))) > 1]
     if not level.varies or not varied:
         same = "score" if varied else "parameters"
         return Study(n, None, (), f"Nothing to explain: all {_trials(n)} have the same {same}.")
-    drawn = {name: [name in trial["config"] for trial in trials] for name in varied}
+    drawn = {name: [name in trial.config for trial in trials] for name in varied}
     columns = [_column(values[name], drawn[name]) for name in varied]
-    r2, shares = _forest(columns, list(drawn.values()), [level.scores[trial["id"]] for trial in trials])
+    r2, shares = _forest(columns, list(drawn.values()), [level.scores[trial.id] for trial in trials])
     if r2 <= 0:
         learned = f"what a forest learns from some of {_trials(n)} tells no more of the others than their mean does"
         return Study(n, r2, (), f"Too little to say: {learned} ({_fit(r2)}).")
@@ -87,7 +81,7 @@ def _trials(n: int) -> str:
 
 
 def _column(values: Sequence[Any], drawn: Sequence[bool]) -> list[float]:
-    """Numbers as they are, other values by their place in order of appearance; the median where it was not drawn."""
+    """Return numbers as they are and other values as their order of appearance; the median if it was not drawn."""
     present = [value for value, there in zip(values, drawn, strict=True) if there]
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in present):
         place = {word: float(index) for index, word in enumerate(dict.fromkeys(map(as_text, present)))}
@@ -99,7 +93,7 @@ def _column(values: Sequence[Any], drawn: Sequence[bool]) -> list[float]:
 def _forest(
     columns: Sequence[Sequence[float]], drawn: Sequence[Sequence[bool]], scores: Sequence[float]
 ) -> tuple[float, list[tuple[float, float]]]:
-    """The cross-validated R², and of each column the share of variance and its standard error."""
+    """Return the cross-validated R², and each column's share of variance with its standard error."""
     import numpy as np
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.model_selection import RepeatedKFold
@@ -117,7 +111,7 @@ def _forest(
 
 
 def _losses(forest: Any, X: Array, there: Array, y: Array) -> Array:
-    """How much the mean squared error on these trials grows as each column is shuffled among those that drew it."""
+    """Return how much the mean squared error grows as each column is shuffled among the trials that drew it."""
     import numpy as np
     from sklearn.inspection import permutation_importance
 
@@ -134,7 +128,7 @@ def _losses(forest: Any, X: Array, there: Array, y: Array) -> Array:
 
 
 def _score(forest: Any, X: Array, y: Array) -> float:
-    """The mean squared error, negative. A forest's own predict spends most of its time in handing out few rows."""
+    """Return the negative mean squared error. The forest's own `predict` is slow for few rows."""
     import numpy as np
 
     rows = X.astype(np.float32)

@@ -6,14 +6,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from popgpt.sweep.ranking import best_row, iterations
+from popgpt.sweep.content import Content
+from popgpt.sweep.ranking import ranked
 from popgpt.sweep.report import findings
-from popgpt.sweep.report.findings import Content
 from popgpt.sweep.report.importance import Study
 
 
 def markdown(content: Content, study: Study, out_dir: str) -> str:
-    """The report of a sweep. content: of sweep.json; out_dir: the sweep's folder, for the commands and the title."""
+    """Return the report of a sweep. out_dir: the sweep's folder, for the commands and the title."""
     name = out_dir.rstrip("/").split("/")[-1]
     lead, *rest = findings.answer(content)
     command = findings.command(content, out_dir)
@@ -24,28 +24,23 @@ def markdown(content: Content, study: Study, out_dir: str) -> str:
 
 
 def escaped(words: Any) -> str:
-    """Text that Markdown shows as it is, in one line, also inside a table."""
+    """Return the text that Markdown shows as `words`, in one line, also inside a table."""
     line = " ".join(str(words).split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|[\\`*\[\]#|~]", lambda found: "\\" + found[0], line)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table; nothing without rows."""
+    """Return a table; "" without rows."""
     lines = [heads, ["---"] * len(heads), *rows] if rows else []
     return "\n".join(f"| {' | '.join(cell if cell == '---' else escaped(cell) for cell in line)} |" for line in lines)
 
 
 def _finalists(content: Content) -> list[str]:
-    metric = content["metric"]
-    rows = [
-        [
-            finalist["id"],
-            findings.shown_mean(finalist, metric),
-            ", ".join(f"{run['seed']}: {findings.shown_score(run, metric)}" for run in finalist["seeds"]),
-        ]
-        for finalist in findings.ranked_finalists(content)
-    ]
+    metric, rows = content.metric, []
+    for finalist in content.finalists:
+        seeds = ", ".join(f"{run['seed']}: {findings.shown_score(run, metric)}" for run in finalist["seeds"])
+        rows.append([finalist["id"], findings.shown_value(metric, finalist["mean"], 2), seeds])
     interval = ", with its 95% interval" if metric == "exact_match" else ""
     heads = ["trial", f"mean {findings.on_val(metric)}", f"each seed{interval}"]
     words = findings.about_finalists(content)
@@ -53,28 +48,21 @@ def _finalists(content: Content) -> list[str]:
 
 
 def _trials(content: Content) -> list[str]:
-    names, metric = findings.swept(content), content["metric"]
+    names, metric = content.swept, content.metric
     rows = []
-    for number, trial in enumerate(findings.ranked(content), 1):
-        row = best_row(trial, metric)
-        values = [findings.as_text(trial["config"][name]) if name in trial["config"] else "-" for name in names]
-        status = ": ".join(filter(None, (trial["status"], trial.get("reason"))))
-        score = findings.shown_score(row, metric)
-        rows.append([number if row else "", trial["id"], *values, score, f"{iterations(trial):,}", status])
-    heads = [
-        "rank",
-        "trial",
-        *names,
-        f"{findings.on_val(metric)}{' (95% interval)' if metric == 'exact_match' else ''}",
-        "iterations",
-        "status",
-    ]
+    for number, trial in enumerate(ranked(content.trials, metric), 1):
+        row = trial.best_row(metric)
+        values, score = [findings.parameter(trial, name) for name in names], findings.shown_score(row, metric)
+        rank = number if row else ""
+        rows.append([rank, trial.id, *values, score, f"{trial.iterations:,}", trial.described_status])
+    interval = " (95% interval)" if metric == "exact_match" else ""
+    heads = ["rank", "trial", *names, f"{findings.on_val(metric)}{interval}", "iterations", "status"]
     return ["## Trials, best first", table(heads, rows)] if rows else []
 
 
 def _importance(content: Content, study: Study) -> list[str]:
     level = findings.comparison(content)
-    if level is None or not findings.swept(content):
+    if level is None or not content.swept:
         return []
     rows = [
         [each.parameter, f"{findings.percent(each.share, 0)} ± {findings.percent(2 * each.error, 0)}", each.trials]

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 from popgpt.metrics.metric import METRICS
+from popgpt.sweep.content import Content
 from popgpt.sweep.events import ENDED, Status
-from popgpt.sweep.ranking import Trial, best_row, iterations
+from popgpt.sweep.ranking import ranked
 from popgpt.sweep.report import curves, effects, findings
 from popgpt.sweep.report.axes import Axis
-from popgpt.sweep.report.findings import Comparison, Content
+from popgpt.sweep.report.findings import Comparison
 from popgpt.sweep.report.importance import Study
 from popgpt.sweep.report.style import CSS
 from popgpt.sweep.report.svg import NARROW, WIDE, tag
+from popgpt.sweep.trial import Trial
 
 Heads = list[tuple[str, str | None]]
 """The names of a table's columns and their classes."""
@@ -22,7 +24,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def page(content: Content, study: Study, out_dir: str) -> str:
-    """The page of a sweep. content: of sweep.json; out_dir: the sweep's folder, for the commands and the title."""
+    """Return the page of a sweep. out_dir: the sweep's folder, for the commands and the title."""
     name = out_dir.rstrip("/").split("/")[-1]
     level = findings.comparison(content)
     sections = [
@@ -53,19 +55,16 @@ def _p(words: str, class_: str | None = None) -> str:
 
 
 def _header(content: Content, name: str) -> str:
-    trials = len(content["trials"])
+    trials = len(content.trials)
     counted = f"{trials} trial{'' if trials == 1 else 's'}" + (f": {findings.statuses(content)}" if trials else "")
-    return tag(
-        "header",
-        tag("h1", f"Sweep {html.escape(name)}"),
-        _p(f"{counted}. Ranked by {findings.on_val(content['metric'])}."),
-    )
+    words = _p(f"{counted}. Ranked by {findings.on_val(content.metric)}.")
+    return tag("header", tag("h1", f"Sweep {html.escape(name)}"), words)
 
 
 def _answer(content: Content) -> str:
     lead, *rest = findings.answer(content)
-    scored = bool((content.get("best") or {}).get("test"))
-    return tag("div", _p(lead, "lead"), *map(_p, rest), class_="answer" if scored else "answer open")
+    class_ = "answer" if content.best.get("test") else "answer open"
+    return tag("div", _p(lead, "lead"), *map(_p, rest), class_=class_)
 
 
 def _again(content: Content, out_dir: str) -> str:
@@ -82,22 +81,18 @@ def _again(content: Content, out_dir: str) -> str:
 
 
 def _finalists(content: Content) -> str:
-    finalists, words = content.get("finalists"), findings.about_finalists(content)
-    if not finalists:
+    words, metric = findings.about_finalists(content), content.metric
+    if not content.finalists:
         return _section("Finalists", _p(words, "note")) if words else ""
-    best, metric = (content.get("best") or {}).get("id"), content["metric"]
-    seeds = list(dict.fromkeys(run["seed"] for finalist in finalists for run in finalist["seeds"]))
+    seeds = list(dict.fromkeys(run["seed"] for finalist in content.finalists for run in finalist["seeds"]))
     rows = []
-    for finalist in findings.ranked_finalists(content):
+    for finalist in content.finalists:
         scores = {run["seed"]: findings.shown_score(run, metric) for run in finalist["seeds"]}
-        cells = [_td(finalist["id"], "words"), _td(findings.shown_mean(finalist, metric))]
+        cells = [_td(finalist["id"], "words"), _td(findings.shown_value(metric, finalist["mean"], 2))]
         cells += [_td(scores.get(seed, "")) for seed in seeds]
-        rows.append(tag("tr", *cells, class_="winner" if finalist["id"] == best else None))
-    heads: Heads = [
-        ("trial", "words"),
-        (f"mean {findings.on_val(metric)}", "name"),
-        *((f"seed {seed}", None) for seed in seeds),
-    ]
+        rows.append(tag("tr", *cells, class_="winner" if finalist["id"] == content.best.get("id") else None))
+    heads: Heads = [("trial", "words"), (f"mean {findings.on_val(metric)}", "name")]
+    heads += [(f"seed {seed}", None) for seed in seeds]
     return _section("Finalists", _p(words, "note"), _table("Finalists", heads, rows, "small"))
 
 
@@ -113,36 +108,31 @@ def _table(label: str, heads: Heads, rows: list[str], class_: str | None = None)
 
 
 def _trials(content: Content) -> str:
-    if not content["trials"]:
+    if not content.trials:
         return ""
-    names, metric = findings.swept(content), content["metric"]
+    names, metric = content.swept, content.metric
     others = [other for other in METRICS if other != metric]
     heads: Heads = [("rank", None), ("trial", "words"), (METRICS[metric].label, None)]
     heads += [("", "spark"), ("95% interval", "words")] if metric == "exact_match" else []
     heads += [("iterations", None), ("status", "words"), *((name, "name") for name in names)]
     heads += [*((METRICS[other].label, "name") for other in others), ("reason", "words")]
-    axis, best = curves.value_axis(content), (content.get("best") or {}).get("id")
-    ranked = enumerate(findings.ranked(content), 1)
-    rows = [_trial_row(number, trial, content, names, axis, trial["id"] == best) for number, trial in ranked]
+    axis, numbered = curves.value_axis(content), enumerate(ranked(content.trials, metric), 1)
+    rows = [_trial_row(number, trial, content, axis) for number, trial in numbered]
     note = "Each at its best evaluation on val. These numbers were selected on, so the highest are likely too good."
     return _section("Trials, best first", _p(note, "note"), _table("Trials, best first", heads, rows, "trials"))
 
 
-def _trial_row(number: int, trial: Trial, content: Content, names: list[str], axis: Axis, best: bool) -> str:
-    metric, row = content["metric"], best_row(trial, content["metric"])
-    cells = [_td(number if row else ""), _td(trial["id"], "words"), _td(findings.shown_value(metric, row.get(metric)))]
+def _trial_row(number: int, trial: Trial, content: Content, axis: Axis) -> str:
+    metric, row = content.metric, trial.best_row(content.metric)
+    cells = [_td(number if row else ""), _td(trial.id, "words"), _td(findings.shown_value(metric, row.get(metric)))]
     if metric == "exact_match":
-        low, high = row.get("exact_match_low"), row.get("exact_match_high")
-        if low is None or high is None:
-            cells += [tag("td", class_="spark"), tag("td")]
-        else:
-            cells.append(tag("td", curves.whisker(row["exact_match"], low, high, axis), class_="spark"))
-            cells.append(_td(f"{findings.percent(low)} to {findings.percent(high)}", "words"))
-    cells += [_td(f"{iterations(trial):,}"), _td(trial["status"], "words")]
-    cells += [_td(findings.as_text(trial["config"][name]) if name in trial["config"] else "-") for name in names]
+        limits = findings.shown_limits(row)
+        cells += [tag("td", curves.whisker(row, axis) if limits else "", class_="spark"), _td(limits, "words")]
+    cells += [_td(f"{trial.iterations:,}"), _td(trial.status, "words")]
+    cells += [_td(findings.parameter(trial, name)) for name in content.swept]
     cells += [_td(findings.shown_value(other, row.get(other))) for other in METRICS if other != metric]
-    cells.append(_td(trial.get("reason") or "", "reason"))
-    return tag("tr", *cells, class_="winner" if best else None)
+    cells.append(_td(trial.reason or "", "reason"))
+    return tag("tr", *cells, class_="winner" if trial.id == content.best.get("id") else None)
 
 
 def _figure(draw: Callable[[int], str], caption: str) -> str:
@@ -157,21 +147,21 @@ def _curves(content: Content) -> str:
 
 
 def _curve_keys(content: Content) -> str:
-    band = " and its 95% interval" if content["metric"] == "exact_match" else ""
+    band = " and its 95% interval" if content.metric == "exact_match" else ""
     keys = [_key("var(--accent)", f"best trial{band}")]
-    if content.get("finalists"):
+    if content.finalists:
         keys.append(_key("var(--mid)", "finalists"))
-    if len(content["trials"]) > 1:
+    if len(content.trials) > 1:
         keys.append(_key("var(--soft)", "other trials"))
     for status in ENDED:
-        if any(trial["status"] == status for trial in content["trials"]):
+        if any(trial.status == status for trial in content.trials):
             mark = curves.end_mark((7.0, 6.0), status, "trial")
             drawn = tag("svg", mark, viewBox="0 0 14 12", aria_hidden="true")
-            also = " or still open" if status == Status.STOPPED and findings.open_trials(content) else ""
+            also = " or still open" if status == Status.STOPPED and content.open_runs else ""
             keys.append(tag("span", drawn, status + also, class_="item"))
-    if rungs := findings.rung_iterations(content):
-        factor = content["sweep"]["asha"]["reduction_factor"]
-        numbers = ", ".join(f"{rung:,}" for rung in rungs)
+    if content.rungs:
+        factor = content.definition["asha"]["reduction_factor"]
+        numbers = ", ".join(f"{rung:,}" for rung in content.rungs)
         keys.append(tag("span", f"At a rung ({numbers}) about one trial in {factor} goes on.", class_="long"))
     return tag("span", *keys, class_="keys")
 
@@ -181,7 +171,7 @@ def _key(colour: str, words: str) -> str:
 
 
 def _parameters(content: Content, level: Comparison | None, study: Study) -> str:
-    if level is None or not findings.swept(content):
+    if level is None or not content.swept:
         return ""
     view = effects.scene(content, level)
     ordered = sorted(level.scores.values(), reverse=METRICS[level.metric].direction == "min")

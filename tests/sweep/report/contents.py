@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from popgpt.sweep import ranking
+from popgpt.sweep.content import Content
+from popgpt.sweep.events import Status
 from popgpt.sweep.report.importance import Study
+from popgpt.sweep.trial import Trial
 
 NOTHING = Study(0, None, (), "Too few to say.")
 SPACE = {
@@ -23,20 +27,20 @@ def row(iteration: int, exact: float | None, **more: Any) -> dict[str, Any]:
     return {"iteration": iteration, **scores, **interval, "train_seconds": iteration / 10, **more}
 
 
-def trial(name: str, config: dict[str, Any], *rows: dict[str, Any], status: str = "completed", **more: Any) -> Any:
-    return {"id": name, "config": config, "status": status, "reason": None, "metrics": list(rows), **more}
+def trial(name: str, config: dict[str, Any], *rows: dict[str, Any], status: str = "completed", **more: Any) -> Trial:
+    return Trial(name, config, Status(status), metrics=[*rows], **more)
 
 
-def sweep(*trials: Any, metric: str = "exact_match", space: Mapping[str, Any] = SPACE, **more: Any) -> dict[str, Any]:
+def sweep(*trials: Trial, metric: str = "exact_match", space: Mapping[str, Any] = SPACE) -> Content:
     """The content of a sweep.json: rungs at 10, 30 and 90 of 100 iterations."""
     asha = {"grace_period": 10, "reduction_factor": 3, "brackets": 1, "max_t": None}
     definition = {"metric": metric, "max_t": 100, "space": space, "asha": asha, "base": {"max_iters": 100, "seed": 7}}
-    content = {**ranking.summary(trials, metric), "sweep": definition, "asha": None, **more}
-    return json.loads(json.dumps(content, allow_nan=False))  # type: ignore[no-any-return]
+    content = {**ranking.summary(trials, metric), "sweep": definition, "asha": None}
+    return Content.from_json(json.loads(json.dumps(content, allow_nan=False)))
 
 
-def without_finalists(content: dict[str, Any]) -> dict[str, Any]:
-    return {**content, "sweep": {**content["sweep"], "finalists": 0}}
+def without_finalists(content: Content) -> Content:
+    return replace(content, definition={**content.definition, "finalists": 0})
 
 
 SMALL = sweep(
@@ -51,7 +55,7 @@ SMALL = sweep(
     trial("0002", {"learning_rate": 0.01, "optimizer": "muon"}, status="failed", reason="RuntimeError: <b>&"),
 )
 TEST = {"exact_match": 0.8125, "exact_match_low": 0.75, "exact_match_high": 0.86, "exact_match_n": 2000}
-DONE = {**SMALL, "best": {**SMALL["best"], "run_dir": "/s/my sweep/best", "test": TEST}}
+DONE = replace(SMALL, best={**SMALL.best, "run_dir": "/s/my sweep/best", "test": TEST})
 FINALISTS = [
     {"id": "0001", "seeds": [{"seed": 1, **TEST}], "mean": 0.7},
     {"id": "0000", "seeds": [{"seed": 1, **TEST}, {"seed": 2, **TEST, "exact_match": 0.8}], "mean": 0.8063},

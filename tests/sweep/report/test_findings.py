@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from popgpt.sweep.report import findings
 from tests.sweep.report.contents import DONE, FINALISTS, SMALL, row, sweep, trial
 
@@ -9,9 +11,9 @@ def test_the_answer_is_the_score_on_test_and_says_how_it_was_chosen() -> None:
         "Trial 0000 answers 81.25% of the test split exactly (95% interval 75.00% to 86.00%, 2,000 lines).",
         "It was chosen on the val split, among 3 trials by exact match. It was scored once on the test split.",
     ]
-    words = findings.answer({**DONE, "finalists": FINALISTS})
+    words = findings.answer(replace(DONE, finalists=FINALISTS))
     assert "by mean exact match over seeds, among 2 finalists of 3 trials" in words[1]
-    words = findings.answer({**DONE, "finalists": FINALISTS[:1]})
+    words = findings.answer(replace(DONE, finalists=FINALISTS[:1]))
     assert "by mean exact match over seeds; it was the only one." in words[1]
 
 
@@ -20,7 +22,7 @@ def test_what_was_selected_on_is_not_the_result() -> None:
     assert words[0] == "The winner has not been scored on the test split."
     assert words[1] == "Best so far: trial 0000, exact match on val 87.5% (78.8% to 88.8%)."
     assert words[2].endswith("it is not the result.")
-    unfinished = sweep(*SMALL["trials"], trial("0003", {}, status="interrupted"))
+    unfinished = sweep(*SMALL.trials, trial("0003", {}, status="interrupted"))
     assert findings.answer(unfinished)[0] == "Not finished: 1 of 4 trials is still open."
 
 
@@ -40,7 +42,7 @@ def test_compute_tells_run_saved_and_lost() -> None:
 
 def test_a_swept_length_bounds_its_own_trial() -> None:
     content = sweep(trial("a", {"max_iters": 40}, row(40, 0.5)), trial("b", {"max_iters": 400}, row(100, 0.5)))
-    assert [findings.budget(content, each) for each in content["trials"]] == [40, 100]
+    assert [content.budget(each) for each in content.trials] == [40, 100]
     assert findings.compute(content).full == 140
 
 

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import pytest
 
+from popgpt.sweep.content import Content
 from popgpt.sweep.report import importance
 from tests.sweep.report.contents import row, sweep, trial
 
 
-def learned(n: int, signal: float) -> dict[str, Any]:
+def learned(n: int, signal: float) -> Content:
     """A sweep of n trials whose score is by the optimizer, and for adamw by beta2; the rest is chance."""
     rng = random.Random(1)
     trials = []
@@ -46,7 +46,7 @@ def test_importance_finds_what_matters() -> None:
         (sweep(*(trial(str(n), {"d_model": n}, row(10, 0.0)) for n in range(12))), "have the same score"),
     ],
 )
-def test_importance_says_when_it_cannot_say(content: dict[str, Any], said: str) -> None:
+def test_importance_says_when_it_cannot_say(content: Content, said: str) -> None:
     found = importance.study(content)
     assert said in found.note
     assert found.parameters == ()

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from popgpt.sweep.report.markdown import escaped, markdown
 from tests.sweep.report.contents import DONE, FINALISTS, NOTHING
 
 
 def test_the_text_has_the_numbers_of_the_sweep() -> None:
-    text = markdown({**DONE, "finalists": FINALISTS}, NOTHING, "sweeps/x")
+    text = markdown(replace(DONE, finalists=FINALISTS), NOTHING, "sweeps/x")
     assert "**Trial 0000 answers 81.25% of the test split exactly" in text
     assert "| 1 | 0000 | 0.005 | muon | - | 87.5% (78.8% to 88.8%) | 100 | completed |" in text
     assert "| - | 0 | failed: RuntimeError: &lt;b&gt;&amp; |" not in text

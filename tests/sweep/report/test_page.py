@@ -3,14 +3,15 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from popgpt.sweep import ranking
+from popgpt.sweep.content import Content
 from popgpt.sweep.report import findings, importance
 from popgpt.sweep.report.importance import Importance, Study
 from popgpt.sweep.report.markdown import markdown
@@ -53,7 +54,7 @@ class Reader(HTMLParser):
             self.rows[-1][-1] += data
 
 
-def read(content: dict[str, Any], study: Study = NOTHING) -> Reader:
+def read(content: Content, study: Study = NOTHING) -> Reader:
     """The page, checked for what holds of every one: it parses, runs nothing, and needs nothing from elsewhere."""
     text = page(content, study, "/s/my sweep")
     assert markdown(content, study, "/s/my sweep").startswith("# Sweep my sweep\n")
@@ -65,7 +66,8 @@ def read(content: dict[str, Any], study: Study = NOTHING) -> Reader:
     said = [*reader.words, *(value or "" for name, value in attributes if name == "aria-label")]
     assert not re.search(r"https?:|url\(|@import", "\n".join(drawn + reader.styles), flags=re.IGNORECASE)
     assert not not_finite(drawn), "a mark without a place"
-    assert not_finite(said) <= not_finite([json.dumps(content)]), "a number that is none; words may be so called"
+    known = not_finite([json.dumps(asdict(content))])
+    assert not_finite(said) <= known, "a number that is none; words may be so called"
     return reader
 
 
@@ -77,13 +79,13 @@ def not_finite(texts: list[str]) -> set[str]:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({**DONE, "finalists": FINALISTS}, "Trained to the full budget with further seeds."),
+        (replace(DONE, finalists=FINALISTS), "Trained to the full budget with further seeds."),
         (DONE, "None were trained with further seeds, so the choice rests on one run of each trial."),
-        (sweep(*SMALL["trials"], trial("0003", {}, status="running")), "None yet"),
-        (without_finalists(sweep(*SMALL["trials"], trial("0003", {}, status="running"))), "None were trained"),
+        (sweep(*SMALL.trials, trial("0003", {}, status="running")), "None yet"),
+        (without_finalists(sweep(*SMALL.trials, trial("0003", {}, status="running"))), "None were trained"),
     ],
 )
-def test_the_finalists_section_says_what_is_known(content: dict[str, Any], said: str) -> None:
+def test_the_finalists_section_says_what_is_known(content: Content, said: str) -> None:
     assert any(words.startswith(said) for words in read(content).words)
     assert said in markdown(content, NOTHING, "x")
 
@@ -96,13 +98,13 @@ def test_the_finalists_section_says_what_is_known(content: dict[str, Any], said:
         (sweep(trial("a", {}, status="waiting")), "No trial has a score yet."),
     ],
 )
-def test_a_sweep_without_scores_says_so(content: dict[str, Any], said: str) -> None:
+def test_a_sweep_without_scores_says_so(content: Content, said: str) -> None:
     assert said in findings.answer(content)
     assert said in read(content).words
 
 
 def test_the_page_has_the_numbers_of_the_sweep() -> None:
-    reader = read({**DONE, "finalists": FINALISTS})
+    reader = read(replace(DONE, finalists=FINALISTS))
     finalist, first, second, third = (cells for cells in reader.rows if cells and cells[0] in ("0000", "1", "2", ""))
     assert finalist == ["0000", "80.63%", "81.2% (75.0% to 86.0%)", "80.0% (75.0% to 86.0%)"]
     start = ["1", "0000", "87.5%", "", "78.8% to 88.8%", "100", "completed"]
@@ -164,7 +166,7 @@ CONFIGS = st.fixed_dictionaries(
 
 
 @st.composite
-def sweeps(draw: st.DrawFn) -> dict[str, Any]:
+def sweeps(draw: st.DrawFn) -> Content:
     trials = []
     for number in range(draw(st.integers(0, 6))):
         iterations = sorted(draw(st.sets(st.integers(1, 100), max_size=4)))
@@ -174,15 +176,15 @@ def sweeps(draw: st.DrawFn) -> dict[str, Any]:
     metric = draw(st.sampled_from(["exact_match", "token_accuracy", "val_loss"]))
     content = sweep(*trials, metric=metric, space=draw(st.sampled_from([SPACE, {}])))
     if draw(st.booleans()):
-        content["sweep"]["asha"] = None
+        content.definition["asha"] = None
     if draw(st.booleans()):
-        del content["sweep"]
+        content = replace(content, definition={})
     return content
 
 
 @settings(max_examples=60, deadline=None)
 @given(sweeps())
-def test_every_sweep_has_a_page(content: dict[str, Any]) -> None:
+def test_every_sweep_has_a_page(content: Content) -> None:
     reader = read(content, importance.study(content))
     ranked = [cells[1] for cells in reader.rows if len(cells) > 6]
-    assert ranked == [each["id"] for each in ranking.ranked(content["trials"], content["metric"])]
+    assert ranked == [each.id for each in ranking.ranked(content.trials, content.metric)]

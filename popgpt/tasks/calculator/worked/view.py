@@ -56,6 +56,8 @@ class WorkedView:
         UserError: options whose lines it can't hold.
     """
 
+    keeps_lines = False
+
     def __init__(
         self,
         *,
