@@ -243,8 +243,6 @@ def _view_problem(config: Config) -> str | None:
     """Why the task has no such view, or rows can't hold its lines, in words."""
     if config.view == "plain":
         return None
-    from popgpt.tasks.views import Plain
-
     try:
         view = config.open_view("", config.task.separator)
     except UserError as error:
@@ -254,7 +252,7 @@ def _view_problem(config: Config) -> str | None:
             f"block_size={config.block_size} should be at least {view.longest_line}, "
             f"the longest line of view={config.view!r}"
         )
-    if not isinstance(view, Plain) and not (config.align_to_lines and config.isolate_lines):
+    if not view.keeps_lines and not (config.align_to_lines and config.isolate_lines):
         return (
             f"view={config.view!r} gives lines positions of their own: use align_to_lines=True and isolate_lines=True"
         )
