@@ -93,11 +93,11 @@ def _visible_line(
     view: View, separator: str, prompt: str, question: Question, written: str, work: bool
 ) -> str | UserError:
     """Return the line as a person reads it; with `work`, and as the model does."""
-    answer = view.answer(prompt.removesuffix(separator), written)
+    answer, read = view.answer(prompt.removesuffix(separator), written), view.legible(question.prompt + written)
     if answer is None:
-        return UserError(f"what the model wrote makes no sense: {shortened(question.prompt + written)}")
+        return UserError(f"what the model wrote makes no sense: {shortened(read)}")
     whole = prompt if separator in prompt else prompt + separator
-    return f"{whole}{answer}\t{question.prompt}{written}" if work else f"{whole}{answer}"
+    return f"{whole}{answer}\t{read}" if work else f"{whole}{answer}"
 
 
 def _check_given(model: GPT, view: View, vocabulary: Vocabulary, separator: str, prompt: str) -> Question | UserError:

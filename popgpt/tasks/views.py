@@ -83,6 +83,9 @@ class View(Protocol):
     def answer(self, prompt: str, written: str) -> str | None:
         """The visible answer that a model wrote, its newline left out; None where what it wrote makes no sense."""
 
+    def legible(self, text: str) -> str:
+        """Characters that a model reads or writes, in a form for people."""
+
 
 class Plain:
     """The visible line itself.
@@ -127,6 +130,10 @@ class Plain:
     def answer(self, prompt: str, written: str) -> str | None:
         """What was written."""
         return written
+
+    def legible(self, text: str) -> str:
+        """The text itself."""
+        return text
 
 
 class Reversed(Plain):

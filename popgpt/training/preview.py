@@ -13,6 +13,7 @@ from popgpt.data.dataset import Dataset
 from popgpt.lines.text import decode, join_lines, kind_of, split_line
 from popgpt.lines.vocabulary import Vocabulary
 from popgpt.model.gpt import GPT, parameter_count
+from popgpt.tasks.views import View
 from popgpt.text.printable import printable
 
 SHOWN_ROWS = 3
@@ -21,7 +22,7 @@ COUNTED_ROWS = 4096
 
 def describe_rows(config: Config, dataset: Dataset, rows: Rows) -> list[str | Text]:
     """What training sees: a few rows, what is learned of them, and how full they are."""
-    mask = mask_token(config, dataset.meta)
+    view, mask = open_view(config, dataset.meta), mask_token(config, dataset.meta)
     up_to = f"of {'each line' if config.mask_per_line else 'a row'} up to and including {mask!r}"
     masked = f"masked are the characters {up_to}" if mask else "nothing is masked: prompts are learned too"
     counted = min(rows.rows_per_epoch, COUNTED_ROWS)
@@ -33,7 +34,7 @@ def describe_rows(config: Config, dataset: Dataset, rows: Rows) -> list[str | Te
     too_long = describe_too_long(config, dataset.meta)
     return [
         f"rows of dataset {printable(str(dataset.path))}, the learned characters in green and [brackets]",
-        *(mark_learned(batch, row, rows.vocabulary) for row in range(min(SHOWN_ROWS, counted))),
+        *(mark_learned(batch, row, view) for row in range(min(SHOWN_ROWS, counted))),
         *describe_view(config, dataset),
         f"  {masked}",
         f"  {lines * each:,.0f} lines, {tokens * each:,.0f} tokens, {learned * each:,.0f} learned, per iteration of "
@@ -53,19 +54,19 @@ def describe_view(config: Config, dataset: Dataset) -> list[str]:
     for line in split.lines(0, COUNTED_ROWS):
         of_kind.setdefault(kind_of(split_line(line, dataset.meta.separator)[0], dataset.meta.symbols), line)
     text = join_lines([*of_kind.values()])
-    read = decode(view.read(text, np.arange(len(of_kind)), config.seed, 0).text.codes).splitlines()
+    read = decode(view.read(text, np.arange(len(of_kind)), config.seed, 0).text.codes).split("\n")[:-1]
     width = max(map(len, of_kind.values()))
     pairs = zip(of_kind.values(), read, strict=True)
     return [
         f"  view={config.view}: a line as people read it, and as the model does",
-        *(f"    {printable(line):<{width}}  {printable(seen)}" for line, seen in pairs),
+        *(f"    {printable(line):<{width}}  {printable(view.legible(seen))}" for line, seen in pairs),
     ]
 
 
-def mark_learned(batch: Batch, row: int, vocabulary: Vocabulary) -> Text:
+def mark_learned(batch: Batch, row: int, view: View) -> Text:
     """A row as text; learned characters are green on a terminal and in [brackets] everywhere."""
     marked = Text("  ")
-    for character, learned in characters(batch, row, vocabulary):
+    for character, learned in characters(batch, row, view):
         before = marked.plain[-1:] == "]"
         if learned and before:
             marked.right_crop(1)
@@ -75,8 +76,9 @@ def mark_learned(batch: Batch, row: int, vocabulary: Vocabulary) -> Text:
     return marked
 
 
-def characters(batch: Batch, row: int, vocabulary: Vocabulary) -> list[tuple[str, bool]]:
+def characters(batch: Batch, row: int, view: View) -> list[tuple[str, bool]]:
     """The characters of a row in reading order, and whether training learns to write each."""
+    vocabulary = Vocabulary.of(view.alphabet)
     tokens, targets, segments, _ = (array[row] for array in batch)
     read = []
     for place in range(int((segments >= 0).sum())):
@@ -85,7 +87,7 @@ def characters(batch: Batch, row: int, vocabulary: Vocabulary) -> list[tuple[str
         last = place + 1 == len(segments) or segments[place + 1] != segments[place]
         if last and targets[place] != IGNORE_INDEX:
             read.append((vocabulary.characters[targets[place]], True))
-    return [("⏎" if character == "\n" else printable(character), learned) for character, learned in read]
+    return [("⏎" if character == "\n" else printable(view.legible(character)), learned) for character, learned in read]
 
 
 def describe_model(config: Config, dataset: Dataset) -> list[str]:

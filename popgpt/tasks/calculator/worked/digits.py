@@ -12,12 +12,12 @@ from popgpt.lines.text import I64, first_at_or_after
 
 I8 = NDArray[np.int8]
 
-LOWEST = -10
-SYMBOLS = "jihgfedcba0123456789A"
-"""The characters of the integers from LOWEST to 10."""
 DIGITS = "0123456789"
 SIGNS = "+-"
-_CODES = np.array(list(SYMBOLS.encode()), np.uint8)
+_CODES = np.arange(256, dtype=np.uint8)
+"""The character of each integer from -100 to 99, by its lowest eight bits: a digit, or one past the signs."""
+_CODES[:10] += ord("0")
+_CODES[10:100] += 54
 
 
 class Operand(NamedTuple):
@@ -34,10 +34,15 @@ class Operand(NamedTuple):
     @property
     def value(self) -> I64:
         """[n] the numbers without their signs, in units of the lowest digit."""
-        value = np.zeros(len(self.negative), np.int64)
-        for digit in self.digits[::-1]:
-            value = value * 10 + digit
-        return value
+        return digits_value(self.digits, len(self.negative))
+
+
+def digits_value(digits: Sequence[I8], count: int) -> I64:
+    """[count] the numbers of these digits, lowest first; there may be none."""
+    value = np.zeros(count, np.int64)
+    for digit in digits[::-1]:
+        value = value * 10 + digit
+    return value
 
 
 def read_operand(
@@ -70,8 +75,27 @@ def decimal_text(value: int, decimals: int) -> str:
 
 
 def to_codes(columns: Sequence[I8]) -> NDArray[np.uint8]:
-    """[columns, n] the characters of columns [n] of integers from LOWEST to 10."""
-    return _CODES[np.stack(columns) - LOWEST]
+    """[columns, n] the characters of columns [n] of integers from -100 to 99."""
+    return _CODES[np.stack(columns).astype(np.uint8)]
+
+
+def characters(low: int, high: int) -> str:
+    """The characters of the integers from `low` to `high`, in their order."""
+    return "".join(chr(code) for code in to_codes([np.arange(low, high + 1, dtype=np.int8)])[0])
+
+
+_INTEGERS = {character: number for number, character in enumerate(characters(-100, 99), -100)}
+
+
+def integers(written: str) -> list[int] | None:
+    """The integers of so many characters; None where one of them is none."""
+    found = [_INTEGERS.get(character) for character in written]
+    return None if None in found else [number for number in found if number is not None]
+
+
+def legible(text: str) -> str:
+    """Text whose integers of more than a digit stand as (12), (-3)."""
+    return text.translate({ord(c): f"({number})" for c, number in _INTEGERS.items() if not 0 <= number <= 9})
 
 
 def is_digits(written: str, count: int) -> bool:
@@ -83,17 +107,12 @@ class SignedDigits:
     """Numbers as so many digits, highest first; where they may be negative, after a sign."""
 
     def __init__(self, digits: int, signed: bool) -> None:
-        self.operand_width = digits + signed
         self.signs = SIGNS if signed else ""
         self._digits = digits
 
-    def operand(self, value: int) -> str:
-        """A number as it stands in the prompt."""
-        return self.signs[value < 0 :][:1] + str(abs(value)).rjust(self._digits, "0")
-
-    def operand_codes(self, operand: Operand) -> NDArray[np.uint8]:
-        """[operand_width, n] the characters of numbers as they stand in the prompt."""
-        return self.with_signs(operand.negative, to_codes(operand.digits[::-1]))
+    def with_sign(self, negative: bool, digits: str) -> str:
+        """Digits after the character of their sign, if there are signs."""
+        return self.signs[negative:][:1] + digits
 
     def with_signs(self, negative: NDArray[np.bool_], codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Characters [k, n] after the characters of signs, if there are signs."""

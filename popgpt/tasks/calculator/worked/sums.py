@@ -20,22 +20,26 @@ class Sums:
     alphabet = DIGITS
 
     def __init__(self, sign: str, digits: int, decimals: int, signed: bool) -> None:
-        self.operand_width = digits + signed
+        self._width = digits + signed
+        self.operands_width = 2 * self._width
         self.answer_width = digits + 1
         self.answer_decimals = decimals
         self._subtracts = sign == "-"
         self._signed = signed
 
-    def operand(self, value: int) -> str:
-        """A number as it stands in the prompt."""
-        return str(value % 10**self.operand_width).rjust(self.operand_width, "0")
+    def operands(self, a: int, b: int) -> tuple[str, str]:
+        """Two numbers as they stand in the prompt."""
+        first, second = (str(value % 10**self._width).rjust(self._width, "0") for value in (a, b))
+        return first, second
 
-    def operand_codes(self, operand: Operand) -> NDArray[np.uint8]:
-        """[operand_width, n] the characters of numbers as they stand in the prompt."""
-        if not self._signed:
-            return to_codes(operand.digits[::-1])
-        sign = operand.sign
-        return to_codes(_carried([sign * digit for digit in operand.digits])[::-1])
+    def operand_codes(self, a: Operand, b: Operand) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """The characters of numbers as they stand in the prompt, each [width, n]."""
+        first, second = (to_codes(self._in_prompt(number)[::-1]) for number in (a, b))
+        return first, second
+
+    def _in_prompt(self, operand: Operand) -> list[I8]:
+        """The digits of numbers as they stand in the prompt, lowest first."""
+        return _carried([operand.sign * digit for digit in operand.digits]) if self._signed else operand.digits
 
     def answer_codes(self, a: Operand, b: Operand, chance: U64) -> NDArray[np.uint8]:
         """[answer_width, n] the characters of the answers."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from popgpt.lines.text import I64, NEWLINE, Text, first_at_or_after, kinds, prompt_ends
-from popgpt.tasks.calculator.worked.digits import Operand, decimal_text, read_operand
+from popgpt.tasks.calculator.worked.digits import Operand, decimal_text, legible, read_operand
 from popgpt.tasks.calculator.worked.products import Products
 from popgpt.tasks.calculator.worked.quotients import Quotients, chance_of
 from popgpt.tasks.calculator.worked.sums import Sums
@@ -42,7 +42,7 @@ class _Operation:
         else:
             self.steps = Sums(sign, digits, decimals, signed)
         self.sign, self.integer, self.decimals, self.origin = sign, integer, decimals, origin
-        self.prompt_width = 2 * self.steps.operand_width + 2
+        self.prompt_width = self.steps.operands_width + len(sign) + len(SEPARATOR)
         self.length = self.prompt_width + self.steps.answer_width
 
 
@@ -170,7 +170,7 @@ class WorkedView:
     def ask(self, prompt: str) -> Question:
         """What a model is asked for a visible prompt. Raises UserError where the view can't hold it."""
         operation, operands = self._parse(prompt)
-        a, b = (operation.steps.operand(value) for value in operands)
+        a, b = operation.steps.operands(*operands)
         asked = f"{a}{operation.sign}{b}{SEPARATOR}"
         return Question(asked, operation.origin, operation.steps.answer_width)
 
@@ -179,6 +179,10 @@ class WorkedView:
         operation, _ = self._parse(prompt)
         value = operation.steps.answer(written)
         return None if value is None else decimal_text(value, operation.steps.answer_decimals)
+
+    def legible(self, text: str) -> str:
+        """Characters that a model reads or writes, with the totals of steps as numbers in parentheses."""
+        return legible(text)
 
     def _parse(self, prompt: str) -> tuple[_Operation, list[int]]:
         """The operation of a prompt, and its operands in units of their last possible decimal."""
@@ -216,5 +220,6 @@ def _line_codes(operation: _Operation, a: Operand, b: Operand, chance: NDArray[n
     def constant(character: str) -> NDArray[np.uint8]:
         return np.full((1, count), ord(character), np.uint8)
 
-    prompt = (steps.operand_codes(a), constant(operation.sign), steps.operand_codes(b), constant(SEPARATOR))
+    first, second = steps.operand_codes(a, b)
+    prompt = (first, constant(operation.sign), second, constant(SEPARATOR))
     return np.concatenate((*prompt, steps.answer_codes(a, b, chance), constant(NEWLINE)))
