@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from popgpt.config import Config
 
+QK_GAIN = 1.44  # of the scores, over 1 / sqrt(d_head)
+
 
 class KVCache(NamedTuple):
     """Keys and values of positions already read, one [B, S, H, D/H] tensor each a block."""
@@ -63,15 +65,22 @@ def _mix32(bits: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
+    """Causal attention of heads whose queries and keys are normalized (QK-norm, Dehghani et al. 2023).
+
+    A score is then bounded, so that a high learning rate does not make attention collapse onto single positions.
+    """
+
     def __init__(self, config: Config):
         super().__init__()
         self.n_head = config.n_head
+        self.scale = QK_GAIN / math.sqrt(config.d_head)
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=config.bias)
         self.out = nn.Linear(config.d_model, config.d_model, bias=config.bias)
 
     def forward(self, x: Tensor, mask: Tensor | None, past: tuple[Tensor, Tensor, Tensor] | None) -> Tensor:
         B, T, D = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.n_head, D // self.n_head).unbind(2)  # [B, T, H, D/H]
+        q, k = (F.layer_norm(heads, heads.shape[-1:]) for heads in (q, k))
         if past is not None:
             keys, values, slots = past
             rows = torch.arange(B, device=x.device)[:, None]
@@ -79,7 +88,7 @@ class Attention(nn.Module):
             values[rows, slots] = v.to(values.dtype)
             k, v = keys.to(q.dtype), values.to(q.dtype)  # [B, S, H, D/H]
         q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale)
         return self.out(y.transpose(1, 2).reshape(B, T, D))
 
 
