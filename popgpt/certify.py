@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with progress:
             totals, wrong = certify(args.run, args.workers, args.device, args.data_dir, progress)
     except KeyboardInterrupt:
-        program.say(f"stopped at {progress.describe()}; the same command goes on")
-        return 130
+        program.say(f"{progress.describe()}; the same command goes on")
+        raise
     print_totals(totals, wrong)
     return 0
 
@@ -45,6 +45,8 @@ def print_totals(totals: dict[str, Any], wrong: str) -> None:
         print(f"  {symbol:<11}  {_counted(part)}")
     for split, part in totals["by_split"].items():
         print(f"  {'in no split' if split == 'none' else f'in {split}':<11}  {_counted(part)}")
+    if totals["not_held"]:
+        program.tell(f"  {totals['not_held']:,} prompts are wrong as view={totals['view']} can't hold them")
     if totals["wrong"]:
         program.tell(f"wrong answers: {wrong}")
     program.tell(f"iteration {totals['iteration']}: {_counted(totals)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pyarrow import parquet
 
@@ -112,7 +114,7 @@ def test_each_prompt_is_counted_where_it_belongs(few: Path, capsys: pytest.Captu
     }
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_what_is_stopped_goes_on_to_the_same_bytes(
     three_parts: Path, tmp_path: Path, asked: list[int], number: signal.Signals
 ) -> None:
@@ -125,11 +127,15 @@ def test_what_is_stopped_goes_on_to_the_same_bytes(
         time.sleep(0.01)
     running.send_signal(number)
     _, said = running.communicate(timeout=PATIENCE)
-    if number == signal.SIGINT:
-        assert running.returncode == 130
-        assert said.startswith("stopped at ")
-        assert said.endswith("; the same command goes on\n")
-        assert said.count("\n") == 1
+    if number == signal.SIGKILL:
+        assert running.returncode == -number
+    else:
+        assert running.returncode == 128 + number
+        assert re.fullmatch(
+            r"[\d,]+ of 20,000 prompts, [\d,]+ wrong, [\d,]+ prompts/s, [\d:]+ left; the same command goes on\n"
+            r"interrupted\n",
+            said,
+        )
     recorded = parts(out)
     assert 0 < len(recorded) < 3
     assert certify.main([str(out), "--workers", "1"]) == 0
@@ -143,7 +149,7 @@ def test_a_certificate_that_is_there_is_told_and_another_checkpoint_s_is_replace
     three_parts: Path, tmp_path: Path, asked: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = contents(three_parts)
-    certify.main([str(three_parts / "ckpt.pt")])
+    certify.main([str(three_parts / "ckpt.pt"), "--data-dir", "nowhere"])
     told = capsys.readouterr().out
     assert (asked, contents(three_parts)) == ([], before)
     folder = uncertified(three_parts, tmp_path) / "certificate"
@@ -154,6 +160,33 @@ def test_a_certificate_that_is_there_is_told_and_another_checkpoint_s_is_replace
     certify.main([str(tmp_path)])
     assert capsys.readouterr().out.replace(str(tmp_path), str(three_parts)) == told
     assert (sorted(asked), contents(tmp_path)) == ([0, 1, 2], {**before, "notes.txt": b""})
+
+
+def test_the_answers_do_not_depend_on_how_many_are_asked_at_once(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, state = open_model(few, pick_device("cpu"))
+    source, view = certification.all_prompts(model.config.task), open_view_of(state)
+
+    def wrong(batch: int) -> list[dict[str, Any]]:
+        monkeypatch.setattr("popgpt.model.generation.BATCH", batch)
+        return certification.find_wrong(model, view, source, np.arange(len(source)), "=", "+-")
+
+    found = wrong(200)
+    assert 0 < len(found) < 200
+    assert found == wrong(7) == wrong(1)
+
+
+def test_prompts_that_the_view_does_not_hold_are_told_and_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`10+10=` has six characters, and there are 90 numbers with two digits."""
+    out = trained(tmp_path, task={"decimals": 0, "operations": "+"}, block_size=5, max_iters=1, eval_iters=1)
+    capsys.readouterr()
+    certify.main([str(out)])
+    assert "  8,100 prompts are wrong as view=plain can't hold them\n" in capsys.readouterr().out
+    totals = json.loads((out / "certificate" / "certificate.json").read_text())
+    assert (totals["not_held"], totals["wrong"] >= 8100, totals["prompts"]) == (8100, True, 10_000)
+    rows = parquet.read_table(out / "certificate" / "wrong.parquet").to_pylist()
+    assert {row["written"] for row in rows if len(row["prompt"]) == 5} == {None}
 
 
 def test_a_worker_that_dies_is_one_line(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +210,12 @@ def test_what_cannot_be_asked_whole_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--workers=0 should be at least 1"):
         certify.main(["nowhere", "--workers", "0"])
     out = trained(tmp_path, task={"integer_digits": 6})
-    with pytest.raises(UserError, match="make 200,000,000,000,000 different prompts, more than the 1,000,000,000 that"):
+    with pytest.raises(
+        UserError, match=r"make 200,000,000,000,000 different prompts, .* would take 634 years; score a"
+    ):
+        certify.main([str(out)])
+    (out / "ckpt.pt").unlink()
+    with pytest.raises(UserError, match=r"out: holds no ckpt\.pt"):
         certify.main([str(out)])
 
 

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from popgpt.config import Role, parameters_of
 from popgpt.data.membership import Membership
 from popgpt.data.meta import SPLITS
 from popgpt.lines.text import I64, Text, from_utf8, kinds, prompt_ends
 from popgpt.storage.folder import Folder, json_bytes, parse_json
 from popgpt.tasks.base import Source, Task
 from popgpt.text.errors import UserError
-from popgpt.training.checkpoint import config_of
+from popgpt.training.checkpoint import config_of, open_view_of
+from popgpt.training.evaluation import ask
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,6 +34,7 @@ WRONG = "wrong.parquet"
 FORMAT = 1
 PART_PROMPTS = 2**13
 MOST_PROMPTS = 10**9
+FAST = 10_000  # prompts a second, for a model that is small
 PLACES = (*SPLITS, "none")
 _PART = re.compile(r"part-([0-9a-f]{16})-([0-9]{1,9})\.parquet")
 
@@ -43,9 +46,11 @@ def all_prompts(task: Task) -> Source:
     """
     count = task.count_prompts()
     if count > MOST_PROMPTS:
+        days = count / FAST / 86_400
         raise UserError(
-            f"these options make {count:,} different prompts, more than the {MOST_PROMPTS:,} that certify asks: "
-            "score a sample with `python -m popgpt.evaluate RUN_DIR --split test`"
+            f"these options make {count:,} different prompts, more than the {MOST_PROMPTS:,} that certify asks: at "
+            f"{FAST:,} a second they would take {f'{days:,.0f} days' if days < 1000 else f'{days / 365:,.0f} years'}; "
+            "score a sample with `python -m popgpt.evaluate RUN_DIR --split test`, a larger one with more test_lines"
         )
     return task.source(count, 0)
 
@@ -61,9 +66,9 @@ def count_parts(source: Source) -> int:
 
 
 def identify(state: dict[str, Any]) -> str:
-    """Return a hash of what a certificate depends on: the weights, the task, the view, the dataset."""
-    config = config_of(state)
-    known = [FORMAT, PART_PROMPTS, state["iteration"], state["fingerprint"], config.task.model_dump(), config.view]
+    """Return a hash of what a certificate depends on: the weights, the dataset, the config but for its places."""
+    config = config_of(state).model_dump(exclude=set(parameters_of(Role.PLACE)))
+    known = [FORMAT, PART_PROMPTS, state["iteration"], state["fingerprint"], config]
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
     for name, tensor in sorted(state["model"].items()):
         digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
@@ -147,9 +152,9 @@ def add_up(
     """Return what a certificate says, and all wrong answers with their splits, once every part has been asked."""
     import pyarrow as pa
 
-    symbols = state["symbols"]
+    symbols, view = state["symbols"], open_view_of(state)
     counts = np.zeros((len(symbols) + 1, len(PLACES), 2), np.int64)  # by kind and split: wrong, all
-    tables = []
+    tables, not_held = [], 0
     for part in range(count_parts(source)):
         numbers, table = part_numbers(source, part), parts.read_part(part)
         kind = _kinds(source.text(numbers), state["separator"], symbols)
@@ -157,6 +162,8 @@ def add_up(
         wrong = table.column("number").to_numpy() - numbers[0]
         np.add.at(counts[:, :, 0], (kind[wrong], place[wrong]), 1)
         np.add.at(counts[:, :, 1], (kind, place), 1)
+        unanswered = table.filter(table.column("written").is_null()).column("prompt").to_pylist()
+        not_held += sum(ask(view, prompt) is None for prompt in unanswered)
         split = pa.array([PLACES[each] for each in place[wrong]], pa.string())
         tables.append(table.drop_columns(["number"]).append_column("split", split))
     config, by_kind = config_of(state), counts.sum(1)
@@ -164,6 +171,7 @@ def add_up(
         **_named(counts.sum((0, 1))),
         "by_operation": {name: _named(pair) for name, pair in zip(symbols, by_kind, strict=False) if pair[1]},
         "by_split": {name: _named(pair) for name, pair in zip(PLACES, counts.sum(0), strict=True)},
+        "not_held": not_held,
         "iteration": state["iteration"],
         "view": config.view,
         "task": config.task.model_dump(),

@@ -56,17 +56,18 @@ def certify(
     """
     run_folder, name = checkpoint.find_best(where)
     state = checkpoint.load(run_folder, name)
-    source = all_prompts(checkpoint.config_of(state).task)
-    membership = Membership(checkpoint.config_of(state), checkpoint.open_dataset_of(state, data_dir))
     parts = CertificateFolder(run_folder / FOLDER, identify(state))
-    with folder.explain_store_errors(parts.folder), folder.claimed(parts.folder, patience=0, advice="wait for it"):
+    job = {"checkpoint": run_folder.at(name), "folder": parts.folder.where, "identity": parts.identity}
+    with folder.explain_store_errors(parts.folder):
         found = parts.read_totals()
         if not found:
-            parts.discard_others()
-            job = {"checkpoint": run_folder.at(name), "folder": parts.folder.where, "identity": parts.identity}
-            _ask_all({**job, "device": device}, source, parts, workers or _default_workers(device), report)
-            found, wrong = add_up(parts, source, membership, state)
-            parts.finish(found, wrong)
+            source = all_prompts(checkpoint.config_of(state).task)
+            membership = Membership(checkpoint.config_of(state), checkpoint.open_dataset_of(state, data_dir))
+            with folder.claimed(parts.folder, patience=0, advice="wait for it"):
+                parts.discard_others()
+                _ask_all({**job, "device": device}, source, parts, workers or _default_workers(device), report)
+                found, wrong = add_up(parts, source, membership, state)
+                parts.finish(found, wrong)
         parts.remove_parts()
     return found, parts.folder.at(WRONG)
 

@@ -88,7 +88,7 @@ def answer_lines(model: GPT, view: View, separator: str, lines: Sequence[str]) -
     answers: list[str | None] = [None] * len(lines)
     by_longest: dict[int, dict[int, Question]] = {}
     for number, prompt in enumerate(prompts):
-        if question := _ask(view, prompt):
+        if question := ask(view, prompt):
             by_longest.setdefault(question.longest, {})[number] = question
     for longest, asked in by_longest.items():  # a short answer need not wait for a long one beside it
         texts, origins = [each.prompt for each in asked.values()], [each.origin for each in asked.values()]
@@ -102,7 +102,8 @@ def answer_lines(model: GPT, view: View, separator: str, lines: Sequence[str]) -
     return answers, right
 
 
-def _ask(view: View, prompt: str) -> Question | None:
+def ask(view: View, prompt: str) -> Question | None:
+    """Return what a model is asked for a visible prompt; None where the view can't hold it."""
     try:
         return view.ask(prompt)
     except UserError:
@@ -211,7 +212,7 @@ def evaluate_lines(model: GPT, state: dict[str, Any], lines: Sequence[str], trai
     return {
         **exact_match_metrics(count_exact(lines, right, separator, symbols), symbols),
         "lines_too_long": sum(len(line) > room for line in lines),
-        "prompts_not_held": sum(_ask(view, prompt) is None for prompt in prompts),
+        "prompts_not_held": sum(ask(view, prompt) is None for prompt in prompts),
         "seen_in_training": int(np.count_nonzero(seen)),
         "unseen": exact_match_metrics(unseen_counts, symbols),
     }

@@ -161,6 +161,59 @@ def test_lines_of_any_options_are_right(options: dict[str, Any], seed: int) -> N
     check(options, 40, seed)
 
 
+SMALL: dict[str, dict[str, Any]] = {
+    "all": {"integer_digits": 1},
+    "whole": {"integer_digits": 2, "decimals": 0, "result_decimals": 0},
+    "signed": {"integer_digits": 1, "decimals": 1, "signed": True},
+    "weighted": {"integer_digits": 1, "operation_weights": {"*": 7}, "operations": "*+"},
+    "by operation": {"integer_digits": {"+": 2, "/": 1}, "decimals": {"+": 0, "/": 2}, "operations": "+/"},
+    "exact quotients": {"integer_digits": 1, "signed": True, "quotients": "exact", "result_decimals": 1},
+    "carries": {"integer_digits": 2, "decimals": 0, "balance": "carries"},
+    "three terms": {"integer_digits": 1, "decimals": 0, "terms": 3, "signed": True},
+}
+
+
+def numbers(integer: int, decimals: int, signed: bool) -> list[str]:
+    """Every number of at most so many digits, as the calculator writes them: 1, never 1.0, 01 or -0."""
+    values = [Decimal(n).scaleb(-decimals) for n in range(10 ** (integer + decimals))]
+    texts = [format(value.normalize(), "f") for value in values]
+    return texts + ["-" + text for text in texts if signed and text != "0"]
+
+
+def every_prompt(task: Calculator) -> set[str]:
+    """Every prompt that a task's options make, without parentheses, by trying all; divisors are single numbers."""
+    found = set()
+    for signs in product(task.operations, repeat=task.terms - 1):
+        slots = []
+        for slot in range(task.terms):
+            sign = signs[max(slot - 1, 0)]
+            integer, decimals = (
+                value[sign] if isinstance(value, dict) else value for value in (task.integer_digits, task.decimals)
+            )
+            divides = slot > 0 and sign == "/"
+            slots.append([n for n in numbers(integer, decimals, task.signed) if not (divides and n == "0")])
+        filled = (zip(("", *signs), operands, strict=True) for operands in product(*slots))
+        found |= {"".join(sign + operand for sign, operand in pairs) for pairs in filled}
+    return found
+
+
+@pytest.mark.parametrize("options", SMALL.values(), ids=SMALL.keys())
+def test_as_many_lines_as_there_are_prompts_hold_each_of_them_once(options: dict[str, Any]) -> None:
+    task = Calculator(**options)
+    wanted = every_prompt(task)
+    if task.quotients == "exact":
+        wanted = {prompt for prompt in wanted if "/" not in prompt or ends(prompt, task.result_decimals)}
+    prompts = [line.partition("=")[0] for line in lines_of(task.count_prompts(), **options)]
+    assert len(prompts) == len(wanted)
+    assert set(prompts) == wanted
+
+
+def ends(prompt: str, places: int) -> bool:
+    """Whether a quotient has at most so many decimals."""
+    top, bottom = map(Decimal, prompt.split("/"))
+    return top.scaleb(places) % bottom == 0
+
+
 def test_quotients_are_rounded_half_to_even() -> None:
     answers = dict(line.split("=") for line in lines_of(999_000, operations="/", integer_digits=2, decimals=1))
     assert answers["33.5/2"] == "16.75"
