@@ -112,7 +112,8 @@ def join(address: str) -> Iterator[None]:
     """Connect this process to the cluster at `address`. To a Ray of this machine it shows the token that it finds, as
     `ray start` will have asked for it; to one that RAY_ADDRESS names, only where the environment says so.
     """
-    with authentication():
+    with authentication(), environment({}, ray_internals.STARTED_HERE):
+        os.environ.pop(ray_internals.STARTED_HERE, None)
         if "RAY_ADDRESS" not in os.environ:
             ray_internals.show_token()
         initialize(f"the Ray at {address} cannot be joined", address=address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import torch
 from torch.optim import Adam, Optimizer
@@ -19,6 +20,11 @@ def leave_out_compiler() -> None:
     if "torch._dynamo" in sys.modules:
         return
     for name in NOT_COMPILED:
-        method = getattr(Optimizer, name).__wrapped__
+        method = inner(getattr(Optimizer, name))
         method.__dynamo_disable = method
-    Adam.step = torch.no_grad()(Adam.step.__wrapped__)  # type: ignore[method-assign, attr-defined]
+    Adam.step = torch.no_grad()(inner(Adam.step))  # type: ignore[method-assign]
+
+
+def inner(method: Any) -> Any:
+    """Return what a decorator of torch's has wrapped."""
+    return getattr(method, "__wrapped__", method)
