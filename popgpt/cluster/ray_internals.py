@@ -7,9 +7,12 @@ is still there as it is used here. Each says why it is needed: where a later Ray
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -33,6 +36,11 @@ from ray.util.placement_group import PlacementGroup
 # Methods of Node. Each starts a process that serves nobody on one machine: the autoscaler's, the dashboard's (without a
 # dashboard too) and the one that reads logs for the driver. ray.init has no argument for any of them.
 HELPERS = ("start_monitor", "start_api_server", "start_log_monitor")
+# What each node starts instead of the dashboard's agent.
+AGENT = (sys.executable, "-I", "-S", str(Path(__file__).with_name("agent.py")))
+# Reads what variables and packages an actor is to have.
+PARSE = ray.actor.parse_runtime_env_for_task_or_actor
+STARTED_HERE = "POPGPT_STARTED_RAY"
 # Callbacks of Ray Train's. Each starts a process for each group.
 UNUSED_CALLBACKS = (
     "PlacementGroupCleanerCallback",  # outlives all without a dashboard; the `remove_` functions do its work
@@ -96,9 +104,48 @@ def loopback_address() -> Iterator[None]:
 
 @contextmanager
 def without_helper_processes() -> Iterator[None]:
-    """Have a Ray that is started meanwhile leave out HELPERS. Their imports take seconds of the cores to train on."""
-    with replaced(Node, dict.fromkeys(HELPERS, lambda self, **options: None)):
+    """Have a Ray that is started meanwhile leave out HELPERS, and the dashboard's agent. Their imports take seconds of
+    the cores to train on.
+    """
+    python = services._build_python_executable_command_memory_profileable
+
+    def command(component: str, *arguments: Any, **options: Any) -> list[str]:
+        agents = component == ray_constants.PROCESS_TYPE_DASHBOARD_AGENT
+        return list(AGENT) if agents else python(component, *arguments, **options)
+
+    agentless = replaced(services, {python.__name__: command})
+    with agentless, replaced(Node, dict.fromkeys(HELPERS, lambda self, **options: None)):
         yield
+
+
+@contextmanager
+def inherited_environment() -> Iterator[None]:
+    """Have a Ray that is started meanwhile start processes without the variables that they inherit from this one.
+
+    Ray Train and Ray Tune hand some of these to each of theirs anew. For a process with variables of its own Ray starts
+    Python twice, and those that it has started ahead are of no use.
+    """
+    with replaced(ray.actor, {PARSE.__name__: without_inherited()}):
+        yield
+
+
+def inherit_environment() -> None:
+    """Do so from now on, in a process of a Ray that was started so, which has the variable STARTED_HERE."""
+    if os.environ.get(STARTED_HERE) and ray.actor.parse_runtime_env_for_task_or_actor is PARSE:
+        ray.actor.parse_runtime_env_for_task_or_actor = without_inherited()
+
+
+def without_inherited() -> Callable[[Any], Any]:
+    """Return what reads an actor's `runtime_env`, less the variables that this process has now in the same value."""
+    inherited = dict(os.environ)
+
+    def parse(given: Any) -> Any:
+        if not given or "env_vars" not in given:
+            return PARSE(given)
+        own = {name: value for name, value in given["env_vars"].items() if inherited.get(name) != value}
+        return PARSE({**given, "env_vars": own} if own else {key: given[key] for key in given if key != "env_vars"})
+
+    return parse
 
 
 def has_autoscaler() -> bool:
@@ -152,6 +199,7 @@ class ControllerStart(ControllerCallback):  # type: ignore[misc]
 
     def after_controller_start(self, train_run_context: Any) -> None:
         SynchronizationActor.leave_out()
+        inherit_environment()
         self._started()
 
 
@@ -195,6 +243,7 @@ class Trainer(DataParallelTrainer):  # type: ignore[misc]
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         if type(parts["scaling_policy"]) is FixedScalingPolicy and not has_autoscaler():
             parts["scaling_policy"] = FixedSizeWithoutAutoscaler(self.scaling_config)
+        inherit_environment()
         return super()._initialize_and_run_controller(**parts)
 
 

@@ -35,6 +35,7 @@ LOOPBACK = next((name for _, name in socket.if_nameindex() if name.startswith("l
 HERE = {  # of a Ray that is started here
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process a group, for nodes that a cloud takes away
     "RAY_worker_niceness": "0",  # as a training without Ray
+    **{ray_internals.STARTED_HERE: "1", "PL_DISABLE_FORK": "1", "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0"},  # inherited
     "GLOO_SOCKET_IFNAME": LOOPBACK,
     "NCCL_SOCKET_IFNAME": LOOPBACK,
 }
@@ -111,7 +112,8 @@ def join(address: str) -> Iterator[None]:
     """Connect this process to the cluster at `address`. To a Ray of this machine it shows the token that it finds, as
     `ray start` will have asked for it; to one that RAY_ADDRESS names, only where the environment says so.
     """
-    with authentication():
+    with authentication(), environment({}, ray_internals.STARTED_HERE):
+        os.environ.pop(ray_internals.STARTED_HERE, None)
         if "RAY_ADDRESS" not in os.environ:
             ray_internals.show_token()
         initialize(f"the Ray at {address} cannot be joined", address=address)
@@ -121,8 +123,8 @@ def join(address: str) -> Iterator[None]:
 @contextmanager
 def start() -> Iterator[None]:
     """Start a Ray of this process's own. It listens on loopback alone, and answers only processes with its token."""
-    lean = ray_internals.without_helper_processes()
-    with environment(HERE), authentication(new_token()), ray_internals.loopback_address(), lean:
+    lean, inherited = ray_internals.without_helper_processes(), ray_internals.inherited_environment()
+    with environment(HERE), authentication(new_token()), ray_internals.loopback_address(), lean, inherited:
         yield_cores(True)
         try:
             initialize("no Ray could be started here", address="local", include_dashboard=False)

@@ -1,4 +1,4 @@
-"""What the process of a trial runs."""
+"""What the process of a trial runs. It is sent by name, so that the process imports this, not what runs a sweep."""
 
 from __future__ import annotations
 
@@ -14,12 +14,25 @@ from popgpt.data.batches import make_rows
 from popgpt.data.dataset import dataset_path, open_dataset
 from popgpt.metrics.row import Row
 from popgpt.storage.folder import Folder
+from popgpt.text.errors import UserError
 from popgpt.training import folder
 from popgpt.training.loop import explain_errors, fit
 from popgpt.training.probe import gpu_memory
 from popgpt.training.world import World, pick_device
 
 open_once = functools.lru_cache(maxsize=4)(open_dataset)
+
+
+def run_trial(config: dict[str, Any], resources: dict[str, float], memory: float | None) -> None:
+    """Train one trial, as `train_trial`, and tell Ray Tune in a line why it failed. `config`: its id and values."""
+    from ray import tune
+
+    try:
+        train_trial(config["values"], resources, memory)
+    except Exception as error:
+        words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        tune.report({"error": words.splitlines()[0]})
+        raise
 
 
 def train_trial(values: dict[str, Any], resources: dict[str, float], memory: float | None = None) -> None:

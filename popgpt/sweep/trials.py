@@ -19,7 +19,7 @@ from popgpt.config import Config, make_config
 from popgpt.sweep.asha import AshaScheduler
 from popgpt.sweep.events import Ended, Event, Failed, Paused, Reported, Started
 from popgpt.sweep.placement import Placement
-from popgpt.sweep.trial_process import measure_gpu_memory, train_trial
+from popgpt.sweep.trial_process import measure_gpu_memory, run_trial
 from popgpt.text.errors import UserError
 from popgpt.training.memory import memory_advice
 
@@ -151,7 +151,7 @@ def run_trials(
         return False
     each = {"resources": placement.each, "memory": placement.memory}
     bundle = SUPERVISOR if placement.workers > 1 else {name: part for name, part in placement.each.items() if part}
-    trainable = tune.with_resources(tune.with_parameters(_trial, **each), tune.PlacementGroupFactory([bundle]))
+    trainable = tune.with_resources(tune.with_parameters(run_trial, **each), tune.PlacementGroupFactory([bundle]))
     callback = TrialCallback(on_event, config_of, scheduler)
     tuner = tune.Tuner(
         trainable,
@@ -185,15 +185,6 @@ def fit_until_signalled(tuner: tune.Tuner) -> bool:
     finally:
         found = {number: signal.signal(number, handler) for number, handler in before.items()}
     return found[signal.SIGINT] == before[signal.SIGINT]
-
-
-def _trial(config: dict[str, Any], resources: dict[str, float], memory: float | None) -> None:
-    try:
-        train_trial(config["values"], resources, memory)
-    except Exception as error:
-        words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        tune.report({"error": words.splitlines()[0]})
-        raise
 
 
 def probe_gpu(config: Config) -> dict[str, int] | None:

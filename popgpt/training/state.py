@@ -20,6 +20,7 @@ from popgpt.storage.folder import Folder, absolute
 from popgpt.text.errors import UserError
 from popgpt.training import checkpoint, folder
 from popgpt.training.optim import make_optimizers
+from popgpt.training.torch_internals import leave_out_compiler
 from popgpt.training.world import World
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,9 @@ ROW_PARAMETERS = (
 )
 SAVED_FIELDS = ("iteration", "lines", "tokens", "train_seconds", "skipped", "scores")
 NOT_IN_RESULT = ("lines", "tokens", "train_seconds", "save_seconds", "save_wait_seconds")
+
+
+leave_out_compiler()
 
 
 @dataclass

@@ -13,7 +13,7 @@ import pytest
 import ray
 import torch
 
-from popgpt.cluster import session
+from popgpt.cluster import ray_internals, session
 from popgpt.config import Config
 from popgpt.data.dataset import ensure_dataset
 from popgpt.metrics.row import Row
@@ -102,6 +102,9 @@ def test_a_ray_started_here_has_no_process_that_serves_nobody(resources: session
     titles = [Path(f"/proc/{pid}/cmdline").read_text() for pid in family(os.getpid())]
     assert any("raylet" in title for title in titles)
     assert [title for title in titles if "monitor.py" in title or "dashboard.py" in title] == []
+    processes = [title for title in titles if "--dashboard_agent_command" not in title]
+    (agent,) = [title for title in processes if "agent.py" in title or "DashboardAgent" in title]
+    assert ray_internals.AGENT[-1] in agent
 
 
 @pytest.mark.slow

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ray.train import ScalingConfig
 
 from popgpt.cluster import session
 from popgpt.data.dataset import ensure_dataset
@@ -27,9 +29,12 @@ pytestmark = [
 
 
 def test_a_group_goes_on_with_fewer_nodes_and_takes_back_one_that_returns(
-    tiny: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tiny: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shape = {"max_iters": 60, "eval_interval": 4, "batch_size": 768, "d_model": 64, "dataset": "calculator-nodes"}
+    """Ray Train looks for more nodes every minute, here every second."""
+    scaling = partial(ScalingConfig, elastic_resize_monitor_interval_s=1.0)
+    monkeypatch.setattr("popgpt.cluster.group.ScalingConfig", scaling)
+    shape = {"max_iters": 60, "eval_interval": 4, "batch_size": 384, "d_model": 64, "dataset": "calculator-nodes"}
     alone = tiny(**shape, out_dir=str(tmp_path / "alone"))
     fit(alone, ensure_dataset(alone), World(torch.device("cpu")))
     config = tiny(**shape, workers=2, min_workers=1)
@@ -49,7 +54,10 @@ def test_a_group_goes_on_with_fewer_nodes_and_takes_back_one_that_returns(
         result = train(config, replace_a_node)
         assert len(nodes.worker_nodes) == 2
     assert result["status"] == "completed"
-    assert "workers" not in going_on(caplog)[0], "one worker goes on alone"
+    alone_again, *together = going_on(caplog)
+    assert "workers" not in alone_again, "one worker goes on alone"
+    assert together
+    assert together[-1].endswith("on 2 workers")
     assert losses(config) == pytest.approx(losses(alone), rel=1e-5)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,10 +22,11 @@ from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import state as worker_group_state
 from ray.train.v2._internal.execution.worker_group import worker_group
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from ray.tune.execution import tune_controller
+from ray.tune.execution import class_cache, tune_controller
 
-from popgpt.cluster import ray_internals
+from popgpt.cluster import ray_internals, session
 from popgpt.cluster.process_group import ProcessGroup, TorchBackend
+from tests.nodes import kill, wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +37,7 @@ def ray_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
         (worker_group_state, "_shutdown_sync_actor"),
         (tune_controller, "RayActorManager"),
         (usage, "tag_callbacks"),
+        (ray.actor, "parse_runtime_env_for_task_or_actor"),
     ]:
         monkeypatch.setattr(owner, name, getattr(owner, name))
 
@@ -78,6 +83,46 @@ def test_the_processes_that_are_left_out_are_started_by_methods_of_these_names()
     assert all(f"{name}(" in defaults for name in ray_internals.UNUSED_CALLBACKS)
     assert "controller_init_kwargs" in source(DataParallelTrainer._initialize_and_run_controller)
     assert "scaling_policy=create_scaling_policy" in source(DataParallelTrainer.fit)
+
+
+def test_the_agent_that_stands_in_says_that_it_serves_nothing_and_ends_after_its_node(tmp_path: Path) -> None:
+    command = source(services.start_raylet)
+    assert "PROCESS_TYPE_DASHBOARD_AGENT, session_dir" in command
+    assert services._build_python_executable_command_memory_profileable.__name__ in command
+    words = ["dashboard/agent.py", "--node-id=abc", f"--session-dir={tmp_path}", "--head"]
+    node = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:]).pid, flush=True); sys.stdin.read()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", node, *ray_internals.AGENT, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout
+    agent = int(process.stdout.readline())
+    names = {f"{port}_abc" for port in ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port")}
+    wait_for(lambda: {path.name for path in tmp_path.iterdir()} == names, "the ports")
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"-1"}
+    process.communicate()
+    wait_for(lambda: not kill(agent, 0), "the agent to end", every=0.1)
+
+
+def test_variables_that_a_process_inherits_are_not_handed_to_it_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert f"= {ray_internals.PARSE.__name__}(" in source(ray.actor)
+    assert 'runtime_env = {"env_vars": env_vars}' in source(class_cache)
+    for name, value in {**session.ENVIRONMENT, **session.HERE, "CHANGED": "before"}.items():
+        monkeypatch.setenv(name, value)
+    with ray_internals.inherited_environment():
+        assert source(ray.actor.parse_runtime_env_for_task_or_actor) != source(ray_internals.PARSE)
+        cache = class_cache._ActorClassCache()
+        assert cache.get(type("Trainable", (), {}))._default_options["runtime_env"] is None
+        monkeypatch.setenv("CHANGED", "since")
+        given = {"env_vars": {"CHANGED": "since", "PL_DISABLE_FORK": "1", "OTHER": "1"}}
+        own = ray.actor.parse_runtime_env_for_task_or_actor(given)
+        assert own == {"env_vars": {"CHANGED": "since", "OTHER": "1"}}
+    assert ray.actor.parse_runtime_env_for_task_or_actor is ray_internals.PARSE
+    ray_internals.inherit_environment()
+    assert ray.actor.parse_runtime_env_for_task_or_actor({"env_vars": {"PL_DISABLE_FORK": "1"}}) is None
+    monkeypatch.setattr(ray.actor, ray_internals.PARSE.__name__, ray_internals.PARSE)
+    monkeypatch.delenv(ray_internals.STARTED_HERE)
+    ray_internals.inherit_environment()
+    assert ray.actor.parse_runtime_env_for_task_or_actor is ray_internals.PARSE
 
 
 def test_a_ray_that_is_started_has_the_loopback_address() -> None:
