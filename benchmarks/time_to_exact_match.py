@@ -1,10 +1,10 @@
 """How soon a recipe calculates: `python -m benchmarks.time_to_exact_match [CONFIG] [--peers] [key=value ...]`.
 
-Trains a recipe (configs/calculator.yaml where no other is named) with several seeds, one thread each, and prints the
-seconds, lines and iterations to 50, 90, 99 and 99.9% generated exact match on the test split, whose prompts training
-never held: in all and by operation. The seconds are those of training steps, by the processor's clock and by the
-wall's; evaluations, which come at growing distances, are left out. A score is reached at the first evaluation that has
-it: training may have had it up to a tenth earlier, and a later evaluation may be below it.
+Trains a recipe (configs/calculator_sums.yaml where no other is named) with several seeds, one thread each, and prints
+the seconds, lines and iterations to 50, 90, 99 and 99.9% generated exact match on the test split, whose prompts
+training never held: in all and by operation. The seconds are those of training steps, by the processor's clock and by
+the wall's; evaluations, which come at growing distances, are left out. A score is reached at the first evaluation that
+has it: training may have had it up to a tenth earlier, and a later evaluation may be below it.
 
 With --peers, models of the same size learn the same dataset as plain lines, each for --seconds of the processor: popgpt
 on contiguous windows of text as nanoGPT trains, and GPT-2 of transformers, one padded line a row and its loss on
@@ -42,7 +42,7 @@ from popgpt.training.optim import lr_at, make_optimizers, set_lr
 from popgpt.training.state import TrainState
 from popgpt.training.world import World, pick_device
 
-CONFIG = Path(__file__).parent.parent / "configs" / "calculator.yaml"
+CONFIG = Path(__file__).parent.parent / "configs" / "calculator_sums.yaml"
 THRESHOLDS = (0.5, 0.9, 0.99, 0.999)
 ALL = "all"
 DENSE = 100  # up to this iteration evaluations are a tenth of it apart; later a tenth of the iterations so far

@@ -19,8 +19,7 @@ from popgpt.tasks.reverse import Reverse
 from popgpt.terminal.arguments import parameters_help
 from popgpt.text.errors import UserError
 from popgpt.tracking.identity import params_of
-
-SHIPPED = Path(__file__).parent.parent.parent / "configs" / "calculator.yaml"
+from tests.golden import CALCULATOR
 
 # The smallest task of another package: one file, and one line of its metadata.
 DOUBLES = '''
@@ -82,20 +81,20 @@ def test_a_config_names_a_task_and_its_options() -> None:
     assert make_config({"task": "reverse"}).task == Reverse()
     assert make_config({"task": {"name": "reverse", "length": 5}}).task == Reverse(length=5)
     assert make_config({"task.name": "reverse", "task.length": 5}).task == Reverse(length=5)
-    config = load_config(SHIPPED, ["task.operations=-", "task.decimals={'-': 0}"])
+    config = load_config(CALCULATOR, ["task.operations=-", "task.decimals={'-': 0}"])
     assert flat(config.model_dump()).items() >= {"task.operations": "-", "task.decimals": {"-": 0}}.items()
-    assert load_config(SHIPPED).task == make_task({"operations": "+-"})
+    assert load_config(CALCULATOR).task == make_task({"operations": "+-"})
 
 
 def test_another_task_takes_none_of_the_options_of_the_one_before() -> None:
-    config = load_config(SHIPPED, ["task.name=reverse"])
+    config = load_config(CALCULATOR, ["task.name=reverse"])
     assert (config.task, config.dataset) == (Reverse(), "reverse")
-    assert load_config(SHIPPED, ["task=reverse", "task.alphabet=01", "task.length=3"]).task == Reverse(
+    assert load_config(CALCULATOR, ["task=reverse", "task.alphabet=01", "task.length=3"]).task == Reverse(
         alphabet="01", length=3
     )
-    assert load_config(SHIPPED, ["task=calculator"]).task == load_config(SHIPPED).task
+    assert load_config(CALCULATOR, ["task=calculator"]).task == load_config(CALCULATOR).task
     assert merge({"task": "reverse"}, {"task": {"length": 3}}) == {"task": {"name": "reverse", "length": 3}}
-    assert load_config(SHIPPED, ["task=reverse", "dataset=mine"]).dataset == "mine"
+    assert load_config(CALCULATOR, ["task=reverse", "dataset=mine"]).dataset == "mine"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +112,7 @@ def test_another_task_takes_none_of_the_options_of_the_one_before() -> None:
 )
 def test_mistakes_are_told_in_a_line(word: str, said: str) -> None:
     with pytest.raises(UserError) as refused:
-        load_config(SHIPPED, [word])
+        load_config(CALCULATOR, [word])
     assert str(refused.value) == said
 
 
@@ -121,9 +120,9 @@ def test_options_are_told_by_help_by_tracking_and_by_where_they_come_from() -> N
     told = parameters_help()
     assert "options of task=reverse:\n  task.length=8 " in told
     assert all(f"task.{name}=" in told for name in find_task("calculator").model_fields if name != "name")
-    params = params_of(load_config(SHIPPED).model_dump())
+    params = params_of(load_config(CALCULATOR).model_dump())
     assert (params["task.name"], params["task.operations"], params["task.decimals"]) == ("calculator", "+-", "1")
-    sources = where_from(SHIPPED, ["task.decimals=0"])
+    sources = where_from(CALCULATOR, ["task.decimals=0"])
     assert (sources["task.operations"], sources["task.decimals"]) == ("file", "command line")
     assert (sources["dataset"], sources.get("task.signed")) == ("derived", None)
 
@@ -131,10 +130,10 @@ def test_options_are_told_by_help_by_tracking_and_by_where_they_come_from() -> N
 def test_a_search_space_may_not_sweep_what_decides_the_dataset(tmp_path: Path) -> None:
     space = tmp_path / "space.yaml"
     for key in ("task", "task.decimals"):
-        space.write_text(f"config: {SHIPPED}\nspace:\n  {key}: {{choice: [0, 1]}}\n")
+        space.write_text(f"config: {CALCULATOR}\nspace:\n  {key}: {{choice: [0, 1]}}\n")
         with pytest.raises(UserError, match=f"space.{key} describes the data, which all trials share"):
             load_sweep(space)
-    space.write_text(f"config: {SHIPPED}\nspace:\n  learning_rate: {{choice: [0.1, 0.2]}}\n")
+    space.write_text(f"config: {CALCULATOR}\nspace:\n  learning_rate: {{choice: [0.1, 0.2]}}\n")
     assert load_sweep(space, ["task.operations=-"]).config().task == make_task({"operations": "-"})
     assert load_sweep(space, ["config.task.name=reverse", "task.alphabet=01"]).config().task == Reverse(alphabet="01")
 

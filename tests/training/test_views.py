@@ -238,7 +238,7 @@ def test_both_forms_of_a_line_are_explained(
         ({"view": "worked", "align_to_lines": False}, "use align_to_lines=True and isolate_lines=True"),
         (
             {"view": "worked", "block_size": 20},
-            "block_size=20 should be at least 60, the longest line of view='worked'",
+            "block_size=20 should be at least 44, the longest line of view='worked'",
         ),
     ],
 )
