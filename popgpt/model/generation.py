@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from popgpt.lines.vocabulary import Vocabulary
-from popgpt.model.gpt import GPT, KVCache
+from popgpt.model.gpt import GPT
 from popgpt.tasks.views import Plain, Question, View
 from popgpt.text.errors import UserError, shortened
 
-BATCH = 1024
+BATCH = 512  # prompts read at once
 COLDEST = 1e-6  # below it the likeliest character is certain, and logits / temperature would overflow
 
 
@@ -43,16 +43,24 @@ def complete(
     for prompt in prompts:
         check_length(model, prompt)
     answers = [""] * len(prompts)
-    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for start in range(0, len(prompts), BATCH):
-        chunk = by_length[start : start + BATCH]
-        ids = [vocabulary.encode(prompts[i]) for i in chunk]
+    for chunk in _chunks_of_one_length(prompts):
+        ids = torch.from_numpy(np.stack([vocabulary.encode(prompts[i]) for i in chunk]))
         chances = None if temperature == 0 or draws is None else torch.from_numpy(draws[chunk])
-        begins = [0 if origins is None else origins[i] for i in chunk]
+        begins = torch.tensor([0 if origins is None else origins[i] for i in chunk])
         written = _decode(model, ids, begins, vocabulary.newline, max_new_tokens, temperature, chances)
         for i, row in zip(chunk, written, strict=True):
             answers[i] = vocabulary.decode(row).partition("\n")[0]
     return answers
+
+
+def _chunks_of_one_length(prompts: Sequence[str]) -> Iterator[list[int]]:
+    """Yield the numbers of all prompts, up to BATCH at a time, whose prompts have one length."""
+    by_length: dict[int, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt), []).append(number)
+    for numbers in by_length.values():
+        for start in range(0, len(numbers), BATCH):
+            yield numbers[start : start + BATCH]
 
 
 def complete_given(
@@ -134,55 +142,36 @@ def check_length(model: GPT, prompt: str) -> None:
 @torch.inference_mode()
 def _decode(
     model: GPT,
-    prompts: Sequence[NDArray[np.int64]],
-    origins: Sequence[int],
+    prompts: Tensor,
+    origins: Tensor,
     newline: int,
     max_new_tokens: int,
     temperature: float,
     draws: Tensor | None,
 ) -> NDArray[np.int64]:
-    """Return [B, up to max_new_tokens], what each row wrote.
+    """Return [B, up to max_new_tokens], what each row of prompts [B, P] wrote, filled up with newlines.
 
-    Rows are right-padded while they are read; the padding is overwritten in the cache as each row grows. Padding, and
-    what a row writes beyond its line, may come to a position that there is not: they take the last.
+    A row that has written its newline, and one that is block_size long, is read no more. What is written beyond a line
+    may come to a position that there is not: it takes the last.
     """
-    device = model.tokens.weight.device
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    starts, last = torch.tensor(origins, device=device)[:, None], model.config.positions - 1
-    B, P = len(prompts), int(lengths.max())
-    S = min(model.config.block_size, P + max_new_tokens)
-    tokens = torch.full((B, P), newline, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = torch.from_numpy(prompt)
-    cache = KVCache.empty(model, B, S)
-    slots = torch.arange(S, device=device)
-
-    def read(tokens: Tensor, at: Tensor, used: int) -> Tensor:
-        """Logits [B, T, V] of characters in the cache's slots `at` [B, T], all of them among the first `used`."""
-        positions = (starts + at).clamp(max=last)
-        begun = KVCache(*([part[:, :used] for part in parts] for parts in cache))
-        logits: Tensor = model(tokens, positions, mask=_visible(slots[:used], at), cache=begun, slots=at)
-        return logits
-
-    logits = read(tokens.to(device), slots[:P].expand(B, P), P)
-    logits = logits[torch.arange(B, device=device), lengths - 1]
-    done = torch.zeros(B, dtype=torch.bool, device=device)
-    written = []
-    for step in range(max_new_tokens):
-        chosen = _choose(logits, temperature, draws[:, step].to(device) if draws is not None else None)
-        chosen = chosen.masked_fill(done, newline)
-        written.append(chosen)
-        at = lengths + step
-        done = done | (chosen == newline) | (at >= S)
-        if step + 1 == max_new_tokens or bool(done.all()):
+    device, (B, P) = model.tokens.weight.device, prompts.shape
+    most = min(max_new_tokens, model.config.block_size - P + 1)  # the last is not read
+    positions = (origins[:, None] + torch.arange(P + most)).clamp(max=model.config.positions - 1).to(device)
+    written, writing = torch.full((B, most), newline, device=device), torch.arange(B, device=device)
+    caches = model.empty_caches(B, P + most)
+    logits = model(prompts.to(device), positions[:, :P], caches=caches)[:, -1]
+    for step in range(most):
+        chosen = _choose(logits, temperature, None if draws is None else draws.to(device)[writing, step])
+        written[writing, step] = chosen
+        going = chosen != newline
+        if step + 1 == most or not going.any():
             break
-        logits = read(chosen[:, None], at.clamp(max=S - 1)[:, None], min(P + step + 1, S))[:, 0]
-    return torch.stack(written, dim=1).cpu().numpy()
-
-
-def _visible(slots: Tensor, at: Tensor) -> Tensor:
-    """Return bool [B, 1, T, S], of slots [S] and [B, T]: which slots are at or before each of `at`."""
-    return (slots <= at[:, :, None])[:, None]
+        if not going.all():
+            writing, chosen = writing[going], chosen[going]
+            for cache in caches:
+                cache.keep(going)
+        logits = model(chosen[:, None], positions[writing, P + step : P + step + 1], caches=caches)[:, 0]
+    return written.cpu().numpy()
 
 
 def _choose(logits: Tensor, temperature: float, draws: Tensor | None) -> Tensor:

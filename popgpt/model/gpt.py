@@ -6,7 +6,7 @@ Shapes: B rows, T positions, S positions held in the cache, D model width, H hea
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,22 +17,23 @@ from popgpt.config import Config
 QK_GAIN = 1.44  # of the scores, over 1 / sqrt(d_head)
 
 
-class KVCache(NamedTuple):
-    """Keys and values of positions already read, one [B, S, H, D/H] tensor each a block."""
+class KVCache:
+    """The keys and values of the characters that a block has read, [B, H, S, D/H] each; `used` of the S are filled."""
 
-    keys: list[Tensor]
-    values: list[Tensor]
+    def __init__(self, shape: tuple[int, int, int, int], like: Tensor):
+        self.keys, self.values = (torch.empty(shape, dtype=like.dtype, device=like.device) for _ in range(2))
+        self.used = 0
 
-    @classmethod
-    def empty(cls, model: GPT, batch: int, positions: int) -> KVCache:
-        """Return a cache for `batch` rows of up to `positions` characters."""
-        shape = (batch, positions, model.config.n_head, model.config.d_head)
-        weight = model.tokens.weight
+    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add those of the next T characters [B, H, T, D/H]. Returns all so far."""
+        before, self.used = self.used, self.used + keys.shape[2]
+        self.keys[:, :, before : self.used] = keys
+        self.values[:, :, before : self.used] = values
+        return self.keys[:, :, : self.used], self.values[:, :, : self.used]
 
-        def blank() -> list[Tensor]:
-            return [torch.zeros(shape, dtype=weight.dtype, device=weight.device) for _ in model.blocks]
-
-        return cls(blank(), blank())
+    def keep(self, rows: Tensor) -> None:
+        """Forget all but these of the B rows."""
+        self.keys, self.values = self.keys[rows], self.values[rows]
 
 
 class RowDropout(nn.Module):
@@ -77,18 +78,16 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=config.bias)
         self.out = nn.Linear(config.d_model, config.d_model, bias=config.bias)
 
-    def forward(self, x: Tensor, mask: Tensor | None, past: tuple[Tensor, Tensor, Tensor] | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
         B, T, D = x.shape
-        q, k, v = self.qkv(x).view(B, T, 3, self.n_head, D // self.n_head).unbind(2)  # [B, T, H, D/H]
+        q, k, v = self.qkv(x).view(B, T, 3, self.n_head, D // self.n_head).permute(2, 0, 3, 1, 4)  # [B, H, T, D/H]
         q, k = (F.layer_norm(heads, heads.shape[-1:]) for heads in (q, k))
-        if past is not None:
-            keys, values, slots = past
-            rows = torch.arange(B, device=x.device)[:, None]
-            keys[rows, slots] = k.to(keys.dtype)
-            values[rows, slots] = v.to(values.dtype)
-            k, v = keys.to(q.dtype), values.to(q.dtype)  # [B, S, H, D/H]
-        q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale)
+        if cache is not None:
+            k, v = cache.extend(k, v)
+        if cache is not None and T == 1:  # PyTorch 2.13's fused attention takes twice as long for a single query
+            y = (q @ k.transpose(2, 3) * self.scale).softmax(3) @ v
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale)
         return self.out(y.transpose(1, 2).reshape(B, T, D))
 
 
@@ -103,10 +102,8 @@ class Block(nn.Module):
         self.attention_dropout = RowDropout(config.dropout, 2 * index + 1)
         self.mlp_dropout = RowDropout(config.dropout, 2 * index + 2)
 
-    def forward(
-        self, x: Tensor, mask: Tensor | None, row_keys: Tensor | None, past: tuple[Tensor, Tensor, Tensor] | None
-    ) -> Tensor:
-        x = x + self.attention_dropout(self.attention(self.attention_norm(x), mask, past), row_keys)
+    def forward(self, x: Tensor, mask: Tensor | None, row_keys: Tensor | None, cache: KVCache | None) -> Tensor:
+        x = x + self.attention_dropout(self.attention(self.attention_norm(x), mask, cache), row_keys)
         return x + self.mlp_dropout(self.down(F.gelu(self.up(self.mlp_norm(x)))), row_keys)
 
 
@@ -145,23 +142,24 @@ class GPT(nn.Module):
         positions: Tensor,
         mask: Tensor | None = None,
         row_keys: Tensor | None = None,
-        cache: KVCache | None = None,
-        slots: Tensor | None = None,
+        caches: Sequence[KVCache] | None = None,
     ) -> Tensor:
         """tokens, positions [B, T] -> logits [B, T, V].
 
         Args:
-            mask: bool [B, 1, T, T or S], True where a position may look; None: at all before it.
+            mask: bool [B, 1, T, T], True where a position may look; None: at all before it.
             row_keys: int32 [B], the key of each row's dropout; None: no dropout.
-            cache: read and extended in place; `mask` then spans its S positions.
-            slots: [B, T] where in the cache the characters go; None: at their positions.
+            caches: one for each block, extended in place; the characters are their rows' first ones, or one more.
         """
         x = self.dropout(self.tokens(tokens) + self.positions(positions), row_keys)
-        at = positions if slots is None else slots
         for index, block in enumerate(self.blocks):
-            past = None if cache is None else (cache.keys[index], cache.values[index], at)
-            x = block(x, mask, row_keys, past)
+            x = block(x, mask, row_keys, None if caches is None else caches[index])
         return self.head(self.norm(x))
+
+    def empty_caches(self, batch: int, characters: int) -> list[KVCache]:
+        """Return a cache for each block, for `batch` rows of up to `characters`."""
+        shape = (batch, self.config.n_head, characters, self.config.d_head)
+        return [KVCache(shape, self.tokens.weight) for _ in self.blocks]
 
 
 def shapes(config: Config, vocab_size: int) -> dict[str, tuple[int, ...]]:

@@ -35,6 +35,7 @@ from popgpt.training.certificate import (
     wrong_table,
 )
 from popgpt.training.evaluation import answer_lines
+from popgpt.training.memory import keep_freed_memory
 from popgpt.training.world import pick_device
 
 Report = Callable[[int, int, int], None]
@@ -181,6 +182,7 @@ def serve() -> None:
 def _answers(job: dict[str, Any], parts: Iterable[int]) -> Iterator[dict[str, Any]]:
     """Ask each part as it comes, record it, and yield how many of its answers are wrong, or why there are none."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     try:
         model, state = checkpoint.open_model(job["checkpoint"], pick_device(job["device"]))
         if identify(state) != job["identity"]:

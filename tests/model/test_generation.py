@@ -45,6 +45,22 @@ def test_batched_decoding_gives_what_one_prompt_alone_gives() -> None:
     assert complete(gpt, VOCABULARY, [], 6) == []
 
 
+def test_rows_that_end_sooner_than_others_of_their_batch_change_nothing() -> None:
+    gpt = model()
+    with torch.no_grad():
+        gpt.head.weight[VOCABULARY.newline] *= -3  # more answers end, at different characters
+    prompts = [f"{a}+{b}=" for a in range(10) for b in (1, 4, 8)]
+    answers = complete(gpt, VOCABULARY, prompts, 9)
+    assert len({len(answer) for answer in answers}) >= 3
+    assert answers == [naive(gpt, prompt, 9) for prompt in prompts]
+    draws = np.random.default_rng(0).random((30, 9))
+    sampled = complete(gpt, VOCABULARY, prompts, 9, temperature=2.0, draws=draws)
+    assert len({len(answer) for answer in sampled}) > 3
+    for i in range(0, 30, 5):
+        alone = complete(gpt, VOCABULARY, prompts[i : i + 1], 9, temperature=2.0, draws=draws[i : i + 1])
+        assert alone == sampled[i : i + 1]
+
+
 def test_sampling_follows_its_draws_and_cold_sampling_is_greedy() -> None:
     gpt, prompts = model(), ["1+2="] * 20
 

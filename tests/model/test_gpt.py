@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from popgpt.config import make_config
-from popgpt.model.gpt import GPT, KVCache, RowDropout, line_mask, parameter_count, shapes
+from popgpt.model.gpt import GPT, RowDropout, line_mask, parameter_count, shapes
 
 CONFIG = make_config({"d_model": 32, "d_head": 8, "n_layer": 2, "block_size": 16, "dropout": 0.0})
 
@@ -60,9 +60,9 @@ def test_the_cache_changes_no_logit(prompt: int, more: int, seed: int) -> None:
     tokens = torch.randint(12, (2, total), generator=torch.Generator().manual_seed(seed))
     positions = torch.arange(total).expand(2, total)
     whole = gpt(tokens, positions)
-    cache, slots = KVCache.empty(gpt, 2, total), torch.arange(total)
+    caches = gpt.empty_caches(2, total)
     steps = [slice(0, prompt), *(slice(t, t + 1) for t in range(prompt, total))]
-    parts = [gpt(tokens[:, s], positions[:, s], (slots <= positions[:, s, None])[:, None], cache=cache) for s in steps]
+    parts = [gpt(tokens[:, s], positions[:, s], caches=caches) for s in steps]
     torch.testing.assert_close(torch.cat(parts, dim=1), whole)
 
 
