@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from popgpt.config import Config
-from popgpt.data.batches import IGNORE_INDEX, make_rows, open_view
+from popgpt.data.batches import IGNORE_INDEX, Rows, make_rows, open_view
 from popgpt.data.dataset import Dataset
 from popgpt.lines.text import split_line
 from popgpt.lines.vocabulary import Vocabulary
@@ -47,17 +48,32 @@ class Trainee(NamedTuple):
     right: Callable[[Sequence[str]], list[bool]]
 
 
+class Started(NamedTuple):
+    """popgpt's own training from its first iteration on, as `fit` has it."""
+
+    state: TrainState
+    forward: Callable[..., Tensor]
+    rows: Rows
+    world: World
+
+    @classmethod
+    def of(cls, config: Config, dataset: Dataset) -> Started:
+        world, rows = World(pick_device(config.device)), make_rows(config, dataset, "train", config.seed)
+        model = GPT(config, len(rows.vocabulary)).to(world.device)
+        state = TrainState(model, make_optimizers(model, config, world))
+        return cls(state, torch.compile(model) if config.compile else model, rows, world)
+
+    def step(self, config: Config) -> int:
+        """Take a step of training. Returns how many lines it read."""
+        before = self.state.lines
+        train_step(self.state, self.forward, self.rows, config, self.world, False)
+        return self.state.lines - before
+
+
 def begin_popgpt(config: Config, dataset: Dataset) -> Trainee:
     """Return popgpt's own model and steps."""
-    world, rows = World(pick_device(config.device)), make_rows(config, dataset, "train", config.seed)
-    model = GPT(config, len(rows.vocabulary)).to(world.device)
-    state, view = TrainState(model, make_optimizers(model, config, world)), open_view(config, dataset.meta)
-    forward = torch.compile(model) if config.compile else model
-
-    def step() -> int:
-        before = state.lines
-        train_step(state, forward, rows, config, world, False)
-        return state.lines - before
+    started = Started.of(config, dataset)
+    model, view = started.state.model, open_view(config, dataset.meta)
 
     def right(lines: Sequence[str]) -> list[bool]:
         model.eval()
@@ -65,7 +81,7 @@ def begin_popgpt(config: Config, dataset: Dataset) -> Trainee:
         model.train()
         return hits
 
-    return Trainee(parameter_count(model), step, right)
+    return Trainee(parameter_count(model), lambda: started.step(config), right)
 
 
 def begin_gpt2(config: Config, dataset: Dataset) -> Trainee:

@@ -98,7 +98,7 @@ def train_step(
     started = time.perf_counter()
     learning_rate = lr_at(state.iteration, config)
     set_lr(state.optimizers, learning_rate)
-    sums = _accumulate_gradients(state.iteration, forward, rows, config, world)
+    sums = accumulate_gradients(state.iteration, forward, rows, config, world)
     parameters = trainable(state.model)
     total, weight, lines, tokens, stops = world.sum_gradients(parameters, [*sums, stop])
     weight = max(weight, 1)  # rows whose every target is masked teach nothing
@@ -127,7 +127,7 @@ def train_step(
     }, stops > 0
 
 
-def _accumulate_gradients(
+def accumulate_gradients(
     iteration: int, forward: Callable[..., Tensor], rows: Rows, config: Config, world: World
 ) -> np.ndarray:
     """Add up the gradients of this worker's rows. Returns their sums [4]: loss, weight, lines, tokens."""
