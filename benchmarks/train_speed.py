@@ -112,19 +112,19 @@ class Contender:
 
     def _parts(self, started: Started, clock: Clock, times: int) -> dict[str, float]:
         """Return the seconds of a step's parts, each waited for by itself."""
-        state, forward, rows, world = started
-        wanted = self.config.rows_per_iteration * state.iteration + np.arange(self.config.rows_per_iteration)
+        state, forward, feed, world = started
+        waited = clock.seconds(lambda: [list(feed.at(state.iteration + number)) for number in range(times)]) / times
+        held = list(feed.at(state.iteration))
 
         def gradients() -> None:
             for _ in range(times):
-                accumulate_gradients(state.iteration, forward, rows, self.config, world)
+                accumulate_gradients(forward, held, self.config, world.device)
 
-        made = clock.seconds(lambda: [rows.at(wanted) for _ in range(times)]) / times
         computed = clock.seconds(gradients) / times
         stepped = clock.seconds(lambda: [each.step() for _ in range(times) for each in state.optimizers]) / times
         for each in state.optimizers:
             each.zero_grad()
-        return {"rows": made, "forward and backward": computed - made, "optimizer": stepped}
+        return {"rows": waited, "forward and backward": computed, "optimizer": stepped}
 
 
 def contenders(words: Sequence[str], size: str, dtypes: Sequence[str], device: str) -> list[Contender]:

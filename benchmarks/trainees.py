@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from popgpt.config import Config
-from popgpt.data.batches import IGNORE_INDEX, Rows, make_rows, open_view
+from popgpt.data.batches import IGNORE_INDEX, make_rows, open_view
 from popgpt.data.dataset import Dataset
 from popgpt.lines.text import split_line
 from popgpt.lines.vocabulary import Vocabulary
 from popgpt.model.gpt import GPT, parameter_count
 from popgpt.training.evaluation import answer_lines
+from popgpt.training.feed import Feed
 from popgpt.training.loop import train_step
 from popgpt.training.optim import lr_at, make_optimizers, set_lr
 from popgpt.training.state import TrainState
@@ -53,7 +54,7 @@ class Started(NamedTuple):
 
     state: TrainState
     forward: Callable[..., Tensor]
-    rows: Rows
+    feed: Feed
     world: World
 
     @classmethod
@@ -61,12 +62,12 @@ class Started(NamedTuple):
         world, rows = World(pick_device(config.device)), make_rows(config, dataset, "train", config.seed)
         model = GPT(config, len(rows.vocabulary)).to(world.device)
         state = TrainState(model, make_optimizers(model, config, world))
-        return cls(state, torch.compile(model) if config.compile else model, rows, world)
+        return cls(state, torch.compile(model) if config.compile else model, Feed(rows, config, world), world)
 
     def step(self, config: Config) -> int:
         """Take a step of training. Returns how many lines it read."""
         before = self.state.lines
-        train_step(self.state, self.forward, self.rows, config, self.world, False)
+        train_step(self.state, self.forward, self.feed, config, self.world, False)
         return self.state.lines - before
 
 
