@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import mean, median, quantiles
 from typing import Any
 
+from benchmarks.trainees import machine
 from popgpt.sweep.asha import AshaScheduler, scheduler
 from popgpt.sweep.draws import sample
 from popgpt.sweep.record import FILE, Record, read
@@ -139,8 +140,6 @@ def middle(values: Sequence[float], digits: int) -> str:
 
 
 def main(words: list[str]) -> None:
-    from benchmarks.workers import machine  # here, as it sets OMP_NUM_THREADS for whoever imports it
-
     samples = int(words.pop(0)) if words and words[0].isdigit() else SAMPLES
     folder = next((word.removeprefix("out_dir=") for word in words if word.startswith("out_dir=")), "sweeps/asha")
     given = [f"num_samples={samples}", "finalists=0", "mlflow_log=false"]

@@ -22,7 +22,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import yaml
 from ray import tune
 
-from benchmarks.workers import machine, spread
+from benchmarks.trainees import machine
+from benchmarks.workers import spread
 from popgpt.cluster.group import train_on_workers
 from popgpt.cluster.session import Resources, connected
 from popgpt.config import make_config

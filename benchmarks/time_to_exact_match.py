@@ -18,52 +18,29 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
+from benchmarks.trainees import INSTALL, PLAIN_ADAMW, WINDOWS, Trainee, begin_gpt2, begin_popgpt, machine, spread
 from popgpt.config import Config, load_config
-from popgpt.data.batches import IGNORE_INDEX, make_rows, open_view
+from popgpt.data.batches import make_rows
 from popgpt.data.dataset import Dataset, ensure_dataset
 from popgpt.lines.text import split_line
-from popgpt.lines.vocabulary import Vocabulary
-from popgpt.model.gpt import GPT, parameter_count
 from popgpt.terminal.program import run, tell
 from popgpt.text.errors import UserError
-from popgpt.training.evaluation import answer_lines, count_exact
-from popgpt.training.loop import train_step
+from popgpt.training.evaluation import count_exact
 from popgpt.training.memory import keep_freed_memory
-from popgpt.training.optim import lr_at, make_optimizers, set_lr
-from popgpt.training.state import TrainState
-from popgpt.training.world import World, pick_device
 
 CONFIG = Path(__file__).parent.parent / "configs" / "calculator_sums.yaml"
 THRESHOLDS = (0.5, 0.9, 0.99, 0.999)
 ALL = "all"
 DENSE = 100  # up to this iteration evaluations are a tenth of it apart; later a tenth of the iterations so far
-PLAIN_ADAMW = ["view=plain", "optimizer=adamw"]
-WINDOWS = ["align_to_lines=false", "isolate_lines=false", "mask_before_token=null"]
-WINDOWS += ["learning_rate=0.001", "min_lr=0.0001", "weight_decay=0.1"]  # as nanoGPT has them
 GPT2_RATES = (5e-4, 1e-3, 3e-3)
 TIMED_STEPS = 10
-INSTALL = "GPT-2 is left out, as transformers is not installed: pip install -c constraints.txt -e '.[benchmarks]'"
-
-
-class Trainee(NamedTuple):
-    """A model in training.
-
-    step: takes an optimizer step, and returns how many lines it read. right: whether the greedy answer to each line's
-    prompt is the line's.
-    """
-
-    parameters: int
-    step: Callable[[], int]
-    right: Callable[[Sequence[str]], list[bool]]
 
 
 class Recipe(NamedTuple):
@@ -83,88 +60,6 @@ class Point(NamedTuple):
     processor: float
     wall: float
     exact: dict[str, float]
-
-
-def begin_popgpt(config: Config, dataset: Dataset) -> Trainee:
-    """Return popgpt's own model and steps."""
-    world, rows = World(pick_device(config.device)), make_rows(config, dataset, "train", config.seed)
-    model = GPT(config, len(rows.vocabulary)).to(world.device)
-    state, view = TrainState(model, make_optimizers(model, config, world)), open_view(config, dataset.meta)
-    forward = torch.compile(model) if config.compile else model
-
-    def step() -> int:
-        before = state.lines
-        train_step(state, forward, rows, config, world, False)
-        return state.lines - before
-
-    def right(lines: Sequence[str]) -> list[bool]:
-        model.eval()
-        _, hits = answer_lines(model, view, dataset.meta.separator, lines)
-        model.train()
-        return hits
-
-    return Trainee(parameter_count(model), step, right)
-
-
-def begin_gpt2(config: Config, dataset: Dataset) -> Trainee:
-    """Return GPT-2 of transformers: a line a row, batch_size rows a step, AdamW as it comes, gradients clipped to 1."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    vocabulary, separator, device = dataset.meta.vocabulary, dataset.meta.separator, pick_device(config.device)
-    tokens, targets = (torch.from_numpy(array).to(device) for array in padded_rows(dataset))
-    longest = 1 + max(max(dataset.meta.lengths(name)) for name in ("train", "test"))
-    torch.manual_seed(config.seed)
-    sizes = {"n_layer": config.n_layer, "n_embd": config.d_model, "n_head": config.n_head, "n_positions": longest}
-    dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout)
-    ends = dict.fromkeys(("bos_token_id", "eos_token_id"), vocabulary.newline)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(vocabulary), **sizes, **dropout, **ends)).to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate)
-    batches = (batch for _ in count() for batch in torch.randperm(len(tokens), device=device).split(config.batch_size))
-    iterations = count()
-
-    def step() -> int:
-        chosen = next(batches)
-        set_lr([optimizer], lr_at(next(iterations), config))
-        logits, wanted = model(tokens[chosen, :-1]).logits, targets[chosen, 1:]
-        F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORE_INDEX).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return len(chosen)
-
-    def right(lines: Sequence[str]) -> list[bool]:
-        model.eval()
-        prompts = [split_line(line, separator)[0] + separator for line in lines]
-        written = generated(model, vocabulary, prompts, longest)
-        model.train()
-        return [ours == line for ours, line in zip(written, lines, strict=True)]
-
-    return Trainee(parameter_count(model), step, right)
-
-
-def generated(model: Any, vocabulary: Vocabulary, prompts: Sequence[str], longest: int) -> list[str]:
-    """Return the lines that GPT-2 makes of prompts, greedily. Prompts of one length go together, without padding."""
-    lines = [""] * len(prompts)
-    for length in set(map(len, prompts)):
-        members = [number for number, prompt in enumerate(prompts) if len(prompt) == length]
-        asked = torch.from_numpy(np.stack([vocabulary.encode(prompts[number]) for number in members])).to(model.device)
-        options = {"do_sample": False, "max_new_tokens": longest - length, "pad_token_id": vocabulary.newline}
-        rows = model.generate(asked, attention_mask=torch.ones_like(asked), **options)
-        for number, row in zip(members, rows.cpu().numpy(), strict=True):
-            lines[number] = vocabulary.decode(row).partition("\n")[0]
-    return lines
-
-
-def padded_rows(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Return the training lines, each with its newline, as ids [n, T], and as labels: IGNORE_INDEX but for answers."""
-    lines = dataset.split("train").lines()
-    ends = np.array([len(line) for line in lines])
-    separators = np.array([line.find(dataset.meta.separator) for line in lines])
-    place = np.arange(ends.max() + 1)
-    held = place <= ends[:, None]
-    tokens = np.full(held.shape, dataset.meta.vocabulary.newline, np.int64)
-    tokens[held] = dataset.meta.vocabulary.encode("".join(line + "\n" for line in lines))
-    return tokens, np.where(held & (place > separators[:, None]), tokens, IGNORE_INDEX)
 
 
 def evaluations(trainee: Trainee, lines: Sequence[str], dataset: Dataset, most: int, seconds: float) -> Iterator[Point]:
@@ -259,12 +154,6 @@ def table(results: Sequence[tuple[Recipe, Sequence[Sequence[Point]]]]) -> list[s
     return rows
 
 
-def spread(values: Sequence[float], digits: int) -> str:
-    """Return the median of some values, and their range where they differ."""
-    middle, low, high = (f"{value:,.{digits}f}" for value in (median(values), min(values), max(values)))
-    return middle if low == high else f"{middle} ({low} to {high})"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="[CONFIG] key=value", help="the recipe, and what replaces its own")
@@ -277,8 +166,6 @@ def main() -> None:
     config = load_config(path, words)
     if args.seeds < 1 or args.seconds <= 0:
         raise UserError("--seeds and --seconds should be more than 0")
-    from benchmarks.workers import machine  # here, as it sets OMP_NUM_THREADS for whoever imports it
-
     torch.set_num_threads(1)
     keep_freed_memory()
     dataset = ensure_dataset(config)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import ray
 
+from benchmarks.trainees import machine
 from popgpt.cluster.group import train_on_workers
 from popgpt.cluster.session import ENVIRONMENT, connected
 from popgpt.config import Config, load_config
@@ -46,14 +46,6 @@ def lines_per_second(config: Config) -> tuple[float, float]:
 
 def spread(values: Sequence[float]) -> str:
     return f"{median(values):,.2f} ({min(values):,.2f} to {max(values):,.2f}, n={len(values)})"
-
-
-def machine() -> str:
-    """Cores, processor and how much else is running."""
-    cpuinfo = Path("/proc/cpuinfo")
-    models = [line.partition(": ")[2] for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-    name = models[0] if models else platform.processor() or platform.machine()
-    return f"{len(os.sched_getaffinity(0))} cores of {name}, load {os.getloadavg()[0]:.1f}"
 
 
 @contextmanager

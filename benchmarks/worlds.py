@@ -16,7 +16,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
-from benchmarks.workers import CONFIG, machine, own_ray
+from benchmarks.trainees import machine
+from benchmarks.workers import CONFIG, own_ray
 from popgpt.cluster.group import train_on_workers
 from popgpt.config import Config, load_config
 from popgpt.data.dataset import ensure_dataset

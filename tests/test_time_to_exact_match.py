@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import time_to_exact_match as benchmark
-from benchmarks.time_to_exact_match import Point, Recipe, Trainee, evaluations, first_reached, table
+from benchmarks.time_to_exact_match import Point, Recipe, evaluations, first_reached, table
+from benchmarks.trainees import INSTALL, Trainee, begin_gpt2, begin_popgpt, padded_rows
 from popgpt.config import load_config
 from popgpt.data.batches import IGNORE_INDEX
 from popgpt.data.dataset import Dataset, ensure_dataset
@@ -57,7 +58,7 @@ def test_the_table_says_which_seeds_reached_what() -> None:
 
     curves = [[point(10, 0.4), point(20, 0.91), point(30, 0.89)], [point(10, 0.6), point(30, 0.8)]]
     assert [found.iterations for found in first_reached(curves, "all", 0.5)] == [20, 10]
-    recipe = Recipe("popgpt", load_config(benchmark.CONFIG), benchmark.begin_popgpt)
+    recipe = Recipe("popgpt", load_config(benchmark.CONFIG), begin_popgpt)
     assert table([(recipe, curves)])[2:] == [
         "| popgpt | all | 50% | 2 of 2 | 7.5 (5.0 to 10.0) | 15.0 (10.0 to 20.0) | 15,000 (10,000 to 20,000) "
         "| 15 (10 to 20) |",
@@ -67,7 +68,7 @@ def test_the_table_says_which_seeds_reached_what() -> None:
 
 
 def test_padded_rows_teach_answers_only(dataset: Dataset) -> None:
-    tokens, targets = benchmark.padded_rows(dataset)
+    tokens, targets = padded_rows(dataset)
     vocabulary = dataset.meta.vocabulary
     for line, row, wanted in zip(dataset.split("train").lines(), tokens, targets, strict=True):
         assert vocabulary.decode(row).rstrip("\n") == line
@@ -78,7 +79,7 @@ def test_padded_rows_teach_answers_only(dataset: Dataset) -> None:
 @pytest.mark.parametrize("view", ["plain", "worked"])
 def test_a_recipe_is_trained_by_popgpts_own_step(view: str, words: list[str], dataset: Dataset) -> None:
     config = load_config(benchmark.CONFIG, [*words, f"view={view}"])
-    points = benchmark.curve(Recipe("popgpt", config, benchmark.begin_popgpt), config, dataset)
+    points = benchmark.curve(Recipe("popgpt", config, begin_popgpt), config, dataset)
     assert points[-1].iterations == 3
     assert points[-1].lines > 0
     assert points[-1].exact.keys() == {"all", "+", "-"}
@@ -90,7 +91,7 @@ def test_peers_are_of_the_recipes_size_and_without_its_view(
     monkeypatch.setattr(benchmark, "find_spec", lambda name: None)
     words = [*words, "view=worked", "learning_rate=0.012"]
     (windows,) = benchmark.peers(benchmark.CONFIG, words, load_config(benchmark.CONFIG, words), dataset, 0.1)
-    assert capsys.readouterr().out == benchmark.INSTALL + "\n"
+    assert capsys.readouterr().out == INSTALL + "\n"
     config = windows.config
     assert (config.view, config.align_to_lines, config.optimizer, config.d_model) == ("plain", False, "adamw", 16)
     assert (config.learning_rate, config.lr_decay_iters) == (1e-3, config.max_iters)
@@ -103,7 +104,7 @@ def test_gpt2_learns_a_few_lines_by_heart(words: list[str]) -> None:
     few = ["dataset=few", "train_lines=20", "view=plain", "batch_size=8", "learning_rate=0.005", "d_model=64"]
     config = load_config(benchmark.CONFIG, [*words, *few, "max_iters=300"])
     dataset = ensure_dataset(config)
-    trainee, lines = benchmark.begin_gpt2(config, dataset), dataset.split("train").lines()
+    trainee, lines = begin_gpt2(config, dataset), dataset.split("train").lines()
     assert not any(trainee.right(lines))
     assert [trainee.step() for _ in range(300)] == [8, 8, 4] * 100
     assert all(trainee.right(lines))

@@ -60,9 +60,11 @@ class RowDropout(nn.Module):
 
 
 def _mix32(bits: Tensor) -> Tensor:
-    """Mix the high bits of int32 numbers; masks turn PyTorch's arithmetic shifts into logical ones."""
-    bits = (bits ^ ((bits >> 16) & 0xFFFF)) * -2048144789
-    return (bits ^ ((bits >> 13) & 0x7FFFF)) * -1028477387
+    """Mix the high bits of int32 numbers in place; masks turn PyTorch's arithmetic shifts into logical ones."""
+    shifted = bits >> 16
+    bits.bitwise_xor_(shifted.bitwise_and_(0xFFFF)).mul_(-2048144789)
+    torch.bitwise_right_shift(bits, 13, out=shifted)
+    return bits.bitwise_xor_(shifted.bitwise_and_(0x7FFFF)).mul_(-1028477387)
 
 
 class Attention(nn.Module):
@@ -147,7 +149,8 @@ class GPT(nn.Module):
         """tokens, positions [B, T] -> logits [B, T, V].
 
         Args:
-            mask: bool [B, 1, T, T], True where a position may look; None: at all before it.
+            mask: [B, 1, T, T], added to attention's scores, or booleans, True where a position may look; None: at all
+                before it.
             row_keys: int32 [B], the key of each row's dropout; None: no dropout.
             caches: one for each block, extended in place; the characters are their rows' first ones, or one more.
         """
@@ -180,12 +183,16 @@ def shapes(config: Config, vocab_size: int) -> dict[str, tuple[int, ...]]:
     return found | norm("norm") | linear("head", D, V)
 
 
-def line_mask(segments: Tensor) -> Tensor:
-    """Return bool [B, 1, T, T], of segments [B, T] (lines): a position sees its line up to itself."""
+def line_mask(segments: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return [B, 1, T, T], of segments [B, T] (lines): 0 where a position sees its line up to itself, else -inf.
+
+    It is of numbers, in the dtype that attention computes in, so that no block has to make them of booleans again.
+    """
     T = segments.shape[1]
     same = segments[:, :, None] == segments[:, None, :]
     causal = torch.ones(T, T, dtype=torch.bool, device=segments.device).tril()
-    return (same & causal)[:, None]
+    mask = torch.zeros(same.shape, dtype=dtype, device=segments.device)
+    return mask.masked_fill_(~(same & causal), -math.inf)[:, None]
 
 
 def parameter_count(model: nn.Module) -> int:

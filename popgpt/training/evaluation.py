@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from popgpt.config import Config
-from popgpt.data.batches import IGNORE_INDEX, Batch, Rows, line_room, make_rows, open_view
+from popgpt.data.batches import IGNORE_INDEX, Rows, line_room, make_rows, open_view
 from popgpt.data.dataset import Dataset, Split
 from popgpt.data.meta import Meta
 from popgpt.lines.text import kind_of, split_line
@@ -24,6 +23,7 @@ from popgpt.model.gpt import GPT, line_mask
 from popgpt.tasks.views import Question, View
 from popgpt.text.errors import UserError
 from popgpt.training.checkpoint import open_view_of
+from popgpt.training.feed import Inputs, total_weight
 from popgpt.training.world import World
 
 Z95 = 1.959963984540054
@@ -41,42 +41,21 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return low, high
 
 
-def batch_loss(
-    model: Callable[..., Tensor],
-    batch: Batch,
-    config: Config,
-    device: torch.device,
-    row_keys: Tensor | None = None,
-    weights: NDArray[np.float32] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return the sum of the loss over unmasked targets and the number of them predicted right, both scalars.
+def batch_loss(model: Callable[..., Tensor], inputs: Inputs, config: Config) -> tuple[Tensor, Tensor]:
+    """Return the sum of the loss over unmasked targets, a scalar, and the logits [B * T, V].
 
     Nothing is divided here: sums over rows, micro-steps and workers add up, and are divided once, by the weights' sum.
-
-    Args:
-        weights: [B, T] of the targets in the loss; None: each weighs 1.
     """
-    tokens, targets, positions = (
-        torch.from_numpy(array).to(device, non_blocking=True)
-        for array in (batch.tokens, batch.targets, batch.positions)
-    )
-    mask = line_mask(torch.from_numpy(batch.segments).to(device)) if config.isolate_lines else None
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-        logits = model(tokens, positions, mask, row_keys)
-    logits = logits.float().flatten(0, 1)
-    targets = targets.flatten()
-    if weights is None:
-        loss = F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="sum")
-    else:
-        losses = F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="none")
-        loss = (losses * torch.from_numpy(weights).to(device, non_blocking=True).flatten()).sum()
-    correct = (logits.detach().argmax(-1) == targets).sum()
-    return loss, correct
-
-
-def total_weight(batch: Batch, weights: NDArray[np.float32] | None) -> int:
-    """What the sum of a batch's loss is divided by: how many targets there are, or lines where those weigh the same."""
-    return int((batch.targets != IGNORE_INDEX).sum()) if weights is None else round(float(weights.sum(dtype=float)))
+    tokens, targets, segments, positions = inputs.ids
+    in_bfloat16 = config.dtype == "bfloat16"
+    mask = line_mask(segments, torch.bfloat16 if in_bfloat16 else torch.float32) if config.isolate_lines else None
+    with torch.autocast(tokens.device.type, torch.bfloat16, enabled=in_bfloat16):
+        logits = model(tokens, positions, mask, inputs.row_keys)
+    logits, targets = logits.float().flatten(0, 1), targets.flatten().long()
+    if inputs.weights is None:
+        return F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="sum"), logits
+    losses = F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="none")
+    return (losses * inputs.weights.flatten()).sum(), logits
 
 
 def answer_lines(model: GPT, view: View, separator: str, lines: Sequence[str]) -> tuple[list[str | None], list[bool]]:
@@ -173,10 +152,11 @@ def evaluate(model: GPT, split: EvaluationSplit, world: World) -> dict[str, Any]
     for start in range(split.numbers.start, split.numbers.stop, config.batch_size):
         batch = split.rows.at(np.arange(start, min(start + config.batch_size, split.numbers.stop)))
         weights = split.rows.weights(batch)
-        batch_sum, batch_correct = batch_loss(model, batch, config, world.device, weights=weights)
+        inputs = Inputs.of(batch, weights).to(world.device)
+        batch_sum, logits = batch_loss(model, inputs, config)
         weight += total_weight(batch, weights)
         loss += float(batch_sum)
-        correct += int(batch_correct)
+        correct += int((logits.argmax(-1) == inputs.ids[1].flatten()).sum())
         targets += int((batch.targets != IGNORE_INDEX).sum())
     _, right = answer_lines(model, split.view, meta.separator, split.lines)
     counts = count_exact(split.lines, right, meta.separator, meta.symbols)

@@ -5,22 +5,21 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from popgpt.config import Config
-from popgpt.data.batches import Rows, make_rows
+from popgpt.data.batches import make_rows
 from popgpt.data.dataset import Dataset
-from popgpt.lines.shuffle import derive_key, mix
 from popgpt.metrics.row import Row, RunResult
 from popgpt.storage.folder import Folder
 from popgpt.text.errors import UserError
 from popgpt.training import folder
-from popgpt.training.evaluation import batch_loss, evaluate, open_split, total_weight
+from popgpt.training.evaluation import batch_loss, evaluate, open_split
+from popgpt.training.feed import Feed, MicroBatch
 from popgpt.training.memory import keep_freed_memory, memory_advice
 from popgpt.training.optim import lr_at, set_lr, trainable
 from popgpt.training.state import TrainState, start_or_resume, state_dict, summarize, update_best
@@ -60,13 +59,13 @@ def fit(
         RunWriter(run_folder, world.is_main) as writer,
     ):
         state = start_or_resume(config, dataset, world)
-        rows = make_rows(config, dataset, "train", config.seed)
+        feed = Feed(make_rows(config, dataset, "train", config.seed), config, world)
         val = open_split(config, dataset, "val", world)
         writer.recover(state.iteration, state.is_best, summarize(state, config, dataset, world, started))
         forward = torch.compile(state.model) if config.compile else state.model
         stopping = False
         while state.iteration < config.max_iters and not stopping:
-            row, stopping = train_step(state, forward, rows, config, world, should_stop() or writer.failed)
+            row, stopping = train_step(state, forward, feed, config, world, should_stop() or writer.failed)
             due = state.iteration % config.eval_interval == 0 or state.iteration == config.max_iters
             if due:
                 row |= evaluate(state.model, val, world)
@@ -88,28 +87,30 @@ def fit(
 
 
 def train_step(
-    state: TrainState, forward: Callable[..., Tensor], rows: Rows, config: Config, world: World, stop: bool
+    state: TrainState, forward: Callable[..., Tensor], feed: Feed, config: Config, world: World, stop: bool
 ) -> tuple[Row, bool]:
     """Take one optimizer step on the effective batch. Returns its row, and whether any worker wants to stop.
 
-    This worker reads its share of the iteration's rows, batch_size at a time. Loss and gradient are sums over all
-    unmasked targets, reduced over the workers and divided once by their number, or weight.
+    Loss and gradient are sums over all unmasked targets, reduced over the workers and divided once by their number, or
+    weight. All sums stay on the device until it is known whether they are finite: a GPU is waited for once.
     """
     started = time.perf_counter()
     learning_rate = lr_at(state.iteration, config)
     set_lr(state.optimizers, learning_rate)
-    sums = _accumulate_gradients(state.iteration, forward, rows, config, world)
+    sums = accumulate_gradients(forward, feed.at(state.iteration), config, world.device, stop)
     parameters = trainable(state.model)
-    total, weight, lines, tokens, stops = world.sum_gradients(parameters, [*sums, stop])
-    weight = max(weight, 1)  # rows whose every target is masked teach nothing
-    torch._foreach_div_([parameter.grad for parameter in parameters if parameter.grad is not None], weight)
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip or math.inf))
-    if math.isfinite(total) and math.isfinite(norm):
+    sums = world.sum_gradients(parameters, sums)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    torch._foreach_div_(gradients, sums[1].clamp(min=1).float())  # rows whose every target is masked teach nothing
+    norms = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip or math.inf)
+    total, weight, lines, tokens, stops, norm = torch.cat([sums, norms[None].double()]).tolist()
+    loss = total / max(weight, 1)
+    if math.isfinite(loss) and math.isfinite(norm):
         for optimizer in state.optimizers:
             optimizer.step()
         state.skipped = 0
     else:
-        skip(state, total / weight, norm, learning_rate, config)
+        skip(state, loss, norm, learning_rate, config)
     for optimizer in state.optimizers:
         optimizer.zero_grad()
     state.iteration += 1
@@ -118,7 +119,7 @@ def train_step(
     state.train_seconds += time.perf_counter() - started
     return {
         "iteration": state.iteration,
-        "train_loss": total / weight,
+        "train_loss": loss,
         "learning_rate": learning_rate,
         "gradient_norm": norm,
         "lines": state.lines,
@@ -127,29 +128,23 @@ def train_step(
     }, stops > 0
 
 
-def _accumulate_gradients(
-    iteration: int, forward: Callable[..., Tensor], rows: Rows, config: Config, world: World
-) -> np.ndarray:
-    """Add up the gradients of this worker's rows. Returns their sums [4]: loss, weight, lines, tokens."""
-    share = world.share(config.rows_per_iteration)
-    first = iteration * config.rows_per_iteration
-    sums = np.zeros(4)
-    for start in range(share.start, share.stop, config.batch_size):
-        numbers = first + np.arange(start, min(start + config.batch_size, share.stop))
-        batch = rows.at(numbers)
-        weights, keys = rows.weights(batch), dropout_keys(config, numbers, world.device)
-        loss, _ = batch_loss(forward, batch, config, world.device, keys, weights)
+def accumulate_gradients(
+    forward: Callable[..., Tensor],
+    micro_batches: Iterable[MicroBatch],
+    config: Config,
+    device: torch.device,
+    stop: bool = False,
+) -> Tensor:
+    """Add up the gradients of some rows. Returns float64 [5], on the device: loss, weight, lines, tokens, `stop`."""
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    weight = lines = tokens = 0
+    for each in micro_batches:
+        loss, _ = batch_loss(forward, each.inputs.to(device), config)
         loss.backward()  # type: ignore[no-untyped-call]
-        sums += (loss.item(), total_weight(batch, weights), *rows.counts(batch))
-    return sums
-
-
-def dropout_keys(config: Config, row_numbers: np.ndarray, device: torch.device) -> Tensor | None:
-    """Return int32 [B], a key for each global row; None if dropout is 0. A row number names its iteration too."""
-    if config.dropout == 0:
-        return None
-    keys = mix(row_numbers.astype(np.uint64) ^ np.uint64(derive_key("dropout", config.seed))) >> np.uint64(32)
-    return torch.from_numpy(keys.astype(np.uint32).view(np.int32)).to(device)
+        total += loss.detach()
+        weight, lines, tokens = weight + each.weight, lines + each.lines, tokens + each.tokens
+    counts = torch.tensor([weight, lines, tokens, stop], dtype=torch.float64, pin_memory=device.type == "cuda")
+    return torch.cat([total[None], counts.to(device, non_blocking=True)])
 
 
 def skip(state: TrainState, loss: float, norm: float, learning_rate: float, config: Config) -> None:

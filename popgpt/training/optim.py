@@ -52,48 +52,73 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
-            for parameter, direction in zip(parameters, self._directions(parameters, group["momentum"]), strict=True):
-                scale = 0.2 * math.sqrt(max(parameter.shape))
-                parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"] * scale)
+            directions = self._directions(parameters, group["momentum"])
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            for parameter, direction in zip(parameters, directions, strict=True):
+                parameter.add_(direction, alpha=-group["lr"] * 0.2 * math.sqrt(max(parameter.shape)))
 
     def _directions(self, parameters: list[Tensor], momentum: float) -> Iterable[Tensor]:
-        """Return each parameter's direction. A worker computes those of its part and receives the others."""
-        owners = self._world.owners([newton_schulz_cost(p) for p in parameters])
-        return self._world.from_owners(
-            (self._direction(p, momentum, owner) for p, owner in zip(parameters, owners, strict=True)), owners
-        )
+        """Update each parameter's momentum, and return the directions that they give.
 
-    def _direction(self, parameter: Tensor, momentum: float, owner: int) -> Tensor:
-        """Update a parameter's momentum, and return the direction that it gives; the owner alone computes that.
-
-        Every worker updates the momentum, so that each holds the whole state.
+        A worker computes the directions of its part and receives the others; every worker holds all momenta.
         """
-        assert parameter.grad is not None
+        owners = self._world.owners([newton_schulz_cost(p) for p in parameters])
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        moved = [self._momentum(parameter) for parameter in parameters]
+        torch._foreach_lerp_(moved, gradients, 1 - momentum)
+        mine = [number for number, owner in enumerate(owners) if owner == self._world.rank]
+        directions = [*parameters]  # those of other workers are only looked at for their shapes
+        for stack in stacks([parameters[number] for number in mine]):
+            members = [mine[place] for place in stack]
+            found = orthogonalize(torch.stack([gradients[each].lerp(moved[each], momentum) for each in members]))
+            for number, direction in zip(members, found, strict=True):
+                directions[number] = direction
+        return self._world.from_owners(directions, owners)
+
+    def _momentum(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
-        moved = state["momentum"].lerp_(parameter.grad, 1 - momentum)
-        if owner != self._world.rank:
-            return torch.empty_like(parameter)
-        return orthogonalize(parameter.grad.lerp(moved, momentum))
+        return state["momentum"]
 
 
-def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Return the matrix [m, n] that has the singular vectors of `matrix` and singular values near 1."""
+def stacks(matrices: Sequence[Tensor]) -> list[list[int]]:
+    """Return the numbers of the matrices that are orthogonalized at once.
+
+    On a GPU those of one shape are, as each product by itself is too small for it. A CPU gains nothing by that.
+    """
+    found: dict[object, list[int]] = {}
+    for number, matrix in enumerate(matrices):
+        found.setdefault(matrix.shape if matrix.is_cuda else number, []).append(number)
+    return [*found.values()]
+
+
+def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Return the matrices [N, m, n] that have the singular vectors of `matrices` and singular values near 1.
+
+    A step is x -> p(x x') x, with a polynomial p. All of them are polynomials in the first x x', so the steps are taken
+    on that small square matrix, and their product is applied once (Gram Newton-Schulz).
+    """
     a, b, c = NEWTON_SCHULZ
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    gram = x @ x.mT
+    product = None
+    for step in range(steps):
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal(dim1=1, dim2=2).add_(a)
+        product = polynomial if product is None else polynomial @ product
+        if step + 1 < steps:
+            gram = polynomial @ gram @ polynomial
+    x = x if product is None else product @ x
+    return x.mT if tall else x
 
 
 def newton_schulz_cost(matrix: Tensor) -> int:
-    """Return how many multiplications one of orthogonalize's steps takes for a matrix [m, n]."""
+    """Return how many multiplications orthogonalize takes for a matrix [m, n]."""
     short, long = sorted(matrix.shape)
-    return short * short * (2 * long + short)
+    return short * short * (2 * long + 17 * short)
 
 
 class OptimizerKind(NamedTuple):

@@ -13,6 +13,7 @@ from popgpt.data.batches import Rows
 from popgpt.data.dataset import Dataset
 from popgpt.model.gpt import GPT
 from popgpt.training.evaluation import evaluate, open_split
+from popgpt.training.feed import Feed
 from popgpt.training.loop import train_step
 from popgpt.training.memory import keep_freed_memory
 from popgpt.training.optim import make_optimizers
@@ -29,11 +30,12 @@ def probe(config: Config, dataset: Dataset, rows: Rows) -> dict[str, float]:
     model = GPT(config, len(rows.vocabulary)).to(world.device)
     state = TrainState(model, make_optimizers(model, config, world))
     forward = torch.compile(model) if config.compile else model
+    feed = Feed(rows, config, world)
     seconds: list[float] = []
     started = time.perf_counter()
     while len(seconds) < 4 or time.perf_counter() - started < PROBE_SECONDS:
         before = state.train_seconds
-        train_step(state, forward, rows, config, world, False)
+        train_step(state, forward, feed, config, world, False)
         seconds.append(state.train_seconds - before)
     started = time.perf_counter()
     evaluate(model, open_split(config, dataset, "val", world), world)

@@ -47,17 +47,19 @@ class World:
             dist.all_reduce(values)
         return values.tolist()
 
-    def sum_gradients(self, parameters: Sequence[nn.Parameter], numbers: Iterable[float]) -> list[float]:
-        """Replace each gradient by its sum over all workers, and return the sums of `numbers`, all in one exchange."""
-        values = torch.tensor(list(numbers), dtype=torch.float64, device=self.device)
+    def sum_gradients(self, parameters: Sequence[nn.Parameter], numbers: Tensor) -> Tensor:
+        """Replace each gradient by its sum over all workers, and return the sums of `numbers`, all in one exchange.
+
+        `numbers` are float64 and changed in place, so counts below 2**53 are exact.
+        """
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         if self.size > 1:
             sizes = [gradient.numel() for gradient in gradients]
-            flat = self._sum_flat([gradient.flatten() for gradient in gradients], values)
+            flat = self._sum_flat([gradient.flatten() for gradient in gradients], numbers)
             gradients = list(torch.split(flat, sizes))
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient.view_as(parameter)
-        return values.tolist()
+        return numbers
 
     def _sum_flat(self, pieces: list[Tensor], values: Tensor) -> Tensor:
         """Return the concatenated pieces summed over all workers. To sum `values`, in place, is the meeting."""

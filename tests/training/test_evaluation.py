@@ -23,6 +23,7 @@ from popgpt.training.evaluation import (
     open_split,
     wilson,
 )
+from popgpt.training.feed import Inputs
 from popgpt.training.loop import fit
 from popgpt.training.world import World
 
@@ -106,8 +107,8 @@ def test_loss_is_a_sum_over_unmasked_targets(tiny: Make) -> None:
     dataset = ensure_dataset(config)
     rows = make_rows(config, dataset, "train", 0)
     model = GPT(config, len(dataset.meta.vocabulary))
-    whole, _ = batch_loss(model, rows.at(np.arange(6)), config, ALONE.device)
-    parts = [batch_loss(model, rows.at(np.array([i])), config, ALONE.device)[0] for i in range(6)]
+    whole, _ = batch_loss(model, Inputs.of(rows.at(np.arange(6))), config)
+    parts = [batch_loss(model, Inputs.of(rows.at(np.array([i]))), config)[0] for i in range(6)]
     assert whole.item() == pytest.approx(sum(part.item() for part in parts), rel=1e-5)
     batch = rows.at(np.arange(6))
     assert whole.item() / (batch.targets != IGNORE_INDEX).sum() == pytest.approx(

@@ -253,7 +253,7 @@ def test_an_iteration_that_is_not_finite_can_be_skipped(
     summed = World.sum_gradients
     iterations = iter(range(1, 100))
 
-    def overflowing(world: World, parameters: Any, numbers: Any) -> list[float]:
+    def overflowing(world: World, parameters: Any, numbers: Any) -> torch.Tensor:
         sums = summed(world, parameters, numbers)
         if next(iterations) == 3:
             next(iter(parameters)).grad[0] = float("inf")

@@ -5,7 +5,7 @@ import torch
 
 from popgpt.config import make_config
 from popgpt.model.gpt import GPT
-from popgpt.training.optim import ALONE, Muon, lr_at, make_optimizers, orthogonalize
+from popgpt.training.optim import ALONE, NEWTON_SCHULZ, Muon, lr_at, make_optimizers, orthogonalize
 
 
 def test_learning_rate_warms_up_then_follows_a_cosine_then_stays() -> None:
@@ -24,8 +24,20 @@ def test_learning_rate_without_warm_up_starts_at_its_peak() -> None:
 @pytest.mark.parametrize("shape", [(8, 8), (8, 24), (24, 8)])
 def test_orthogonalized_matrices_have_singular_values_near_one(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    values = torch.linalg.svdvals(orthogonalize(matrix))
+    values = torch.linalg.svdvals(orthogonalize(matrix[None])[0])
     assert bool(((values > 0.6) & (values < 1.3)).all())
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 64), (3, 32, 96), (1, 96, 32)])
+def test_the_steps_on_the_small_square_are_newton_schulz(shape: tuple[int, int, int]) -> None:
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    a, b, c = NEWTON_SCHULZ
+    for matrix, found in zip(matrices, orthogonalize(matrices), strict=True):
+        x = matrix.double() / matrix.double().norm()
+        for _ in range(5):
+            gram = x @ x.T
+            x = (a * torch.eye(len(x)) + b * gram + c * gram @ gram) @ x
+        assert ((found - x).norm() / x.norm()).item() < 1e-4
 
 
 def test_muon_takes_the_blocks_matrices_and_adamw_the_rest() -> None:

@@ -21,8 +21,9 @@ from popgpt.data.dataset import Dataset, ensure_dataset
 from popgpt.model.gpt import GPT
 from popgpt.text.errors import UserError
 from popgpt.training import checkpoint
-from popgpt.training.evaluation import answer_lines, batch_loss, evaluate_split, open_split, total_weight
+from popgpt.training.evaluation import answer_lines, batch_loss, evaluate_split, open_split
 from popgpt.training.evaluation import evaluate as score
+from popgpt.training.feed import Inputs, total_weight
 from popgpt.training.loop import fit
 from popgpt.training.state_check import check_state
 from popgpt.training.world import World
@@ -94,7 +95,7 @@ def test_every_line_weighs_the_same_however_rows_are_cut(tiny: Make) -> None:
     def loss(numbers: range) -> tuple[float, int]:
         batch = rows.at(np.array(numbers))
         weights = rows.weights(batch)
-        return batch_loss(model, batch, config, CPU, weights=weights)[0].item(), total_weight(batch, weights)
+        return batch_loss(model, Inputs.of(batch, weights), config)[0].item(), total_weight(batch, weights)
 
     batch = rows.at(np.arange(6))
     weights = rows.weights(batch)
