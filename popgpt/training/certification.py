@@ -81,14 +81,23 @@ def _default_workers(device: str) -> int:
 
 def _ask_all(job: dict[str, Any], source: Source, parts: CertificateFolder, workers: int, report: Report) -> None:
     """Have all parts asked that are not recorded yet."""
-    recorded = parts.wrong_by_part()
-    asked, wrong = sum(len(part_numbers(source, part)) for part in recorded), sum(recorded.values())
-    report(asked, wrong, len(source))
-    left = [part for part in range(count_parts(source)) if part not in recorded]
-    with closing(_ask_on_workers(job, left, min(workers, len(left)))) as answers:
-        for part, more in answers:
-            asked, wrong = asked + len(part_numbers(source, part)), wrong + more
-            report(asked, wrong, len(source))
+
+    def report_recorded() -> dict[int, int]:
+        recorded = parts.wrong_by_part()
+        report(sum(len(part_numbers(source, part)) for part in recorded), sum(recorded.values()), len(source))
+        return recorded
+
+    wrong = report_recorded()
+    left = [part for part in range(count_parts(source)) if part not in wrong]
+    asked = sum(len(part_numbers(source, part)) for part in wrong)
+    try:
+        with closing(_ask_on_workers(job, left, min(workers, len(left)))) as answers:
+            for part, wrong[part] in answers:
+                asked += len(part_numbers(source, part))
+                report(asked, sum(wrong.values()), len(source))
+    except KeyboardInterrupt:
+        report_recorded()  # a worker may have recorded a part whose answer was not read
+        raise
 
 
 def _ask_on_workers(job: dict[str, Any], parts: Iterable[int], workers: int) -> Generator[tuple[int, int], None, None]:
